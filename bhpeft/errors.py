@@ -1,0 +1,173 @@
+"""Every error bhpeft raises on purpose, as one tree.
+
+    BhpeftError
+    ├── ConfigError              a file written by a person is wrong
+    │   ├── StreamFileError        the stream's TOML
+    │   ├── ContractFileError      the data contract's YAML
+    │   └── UnknownName            a variant, gate, method … nobody knows
+    ├── BatchError               a landed batch cannot be learned
+    │   ├── BatchIncomplete        it has no manifest (yet)
+    │   ├── BatchCorrupt           its files are not what the manifest says
+    │   ├── BatchEmpty             it has no rows to learn from
+    │   ├── BatchAlreadyLearned    the champion's chain holds it
+    │   └── ContractViolation      its rows break the contract; carries them
+    ├── ModelError               the base model cannot be used
+    │   ├── UnsupportedModel       a method has no place in it
+    │   └── BaseModelMismatch      it is not the one the posterior was learned on
+    ├── StateError               a stored posterior is missing, misshapen or altered
+    ├── FitError                 the round did not end in a usable posterior
+    │   ├── Diverged               the loss or a parameter is not finite
+    │   └── RhoTravelTooShort      too few steps for the standard deviations to arrive
+    ├── RegistryError            the record of rounds cannot be read or written
+    │   ├── RegistryUnreachable    the server does not answer; worth a retry
+    │   ├── UnknownVersion         no such version of this stream
+    │   └── StaleParent            the champion moved while the round ran
+    └── ServerError              a server of ours did not start or stop
+
+Each says what was found, what was expected and what to do, in that order, because the reader
+is on call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+
+class BhpeftError(Exception):
+    """The root: a sentence, and the three things a person on call needs to know."""
+
+    def __init__(self, what: str, *, found: str = "", expected: str = "", remedy: str = ""):
+        self.what = what
+        self.found = found
+        self.expected = expected
+        self.remedy = remedy
+        super().__init__(self.message)
+
+    @property
+    def message(self) -> str:
+        """Return the whole error as one line."""
+        parts = [self.what.rstrip(".")]
+        if self.found:
+            parts.append(f"found {self.found}")
+        if self.expected:
+            parts.append(f"expected {self.expected}")
+        text = "; ".join(parts) + "."
+        return f"{text} {self.remedy}" if self.remedy else text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Keyword-only arguments do not survive the default pickling, and Prefect sends exceptions
+        # between processes.
+        return (_rebuild, (type(self), self.__dict__))
+
+
+def _rebuild(kind: type[BhpeftError], fields: dict[str, Any]) -> BhpeftError:
+    error = kind.__new__(kind)
+    error.__dict__.update(fields)
+    Exception.__init__(error, error.message)
+    return error
+
+
+class ConfigError(BhpeftError):
+    """A file written by a person is wrong."""
+
+
+class StreamFileError(ConfigError):
+    """The stream's TOML file is wrong."""
+
+
+class ContractFileError(ConfigError):
+    """The data contract's YAML file is wrong."""
+
+
+class UnknownName(ConfigError):
+    """A plug-in was named that nobody knows."""
+
+
+class BatchError(BhpeftError):
+    """A landed batch cannot be learned."""
+
+
+class BatchIncomplete(BatchError):
+    """The batch has no manifest, so it does not exist yet."""
+
+
+class BatchCorrupt(BatchError):
+    """The batch's files are not what its manifest says."""
+
+
+class BatchEmpty(BatchError):
+    """The batch has no rows to learn from."""
+
+
+class BatchAlreadyLearned(BatchError):
+    """The champion's chain already holds this batch; learning it twice would shrink σ to 0.71."""
+
+
+class ContractViolation(BatchError):
+    """Rows of the batch break its contract.
+
+    `reasons` is one mapping a broken rule: {"column", "check", "rows", "examples"}.
+    """
+
+    def __init__(self, what: str, *, reasons: Sequence[dict[str, Any]] = (), **context: str):
+        self.reasons = list(reasons)
+        super().__init__(what, **context)
+
+
+class ModelError(BhpeftError):
+    """The base model cannot be used."""
+
+
+class UnsupportedModel(ModelError):
+    """A method has no place in this model."""
+
+
+class BaseModelMismatch(ModelError):
+    """The base model is not the one the posterior was learned on."""
+
+
+class StateError(BhpeftError):
+    """A stored posterior is missing, misshapen or altered."""
+
+
+class FitError(BhpeftError):
+    """The round did not end in a usable posterior."""
+
+
+class Diverged(FitError):
+    """The loss or a parameter is not finite."""
+
+
+class RhoTravelTooShort(FitError):
+    """The round has too few steps for the standard deviations to reach their optimum."""
+
+
+class RegistryError(BhpeftError):
+    """The record of rounds cannot be read or written."""
+
+
+class RegistryUnreachable(RegistryError):
+    """The registry's server does not answer."""
+
+
+class UnknownVersion(RegistryError):
+    """The stream has no such version."""
+
+
+class StaleParent(RegistryError):
+    """The champion moved while the round ran, so its candidate continues a chain no longer in use."""
+
+
+class ServerError(BhpeftError):
+    """A server bhpeft started did not come up or go down."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return « Did you mean …? » for the closest known name, or the list of them."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"Known names: {', '.join(names)}." if names else ""
