@@ -1,0 +1,55 @@
+"""Say how long and how fast a round learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+PointWeights = Literal["anchored", "frozen", "free"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The optimiser's schedule of one round.
+
+    Attributes:
+        epochs: passes over the batch's training rows.
+        max_epochs: how far a round may be lengthened so that σ can reach its optimum; beyond it
+            the round fails with `RhoTravelTooShort` rather than report its start as a posterior.
+        batch_size: rows of a minibatch.
+        learning_rate: of the means and the point weights.
+        rho_learning_rate: of rho; larger, since rho ≈ log σ has to travel several units while the
+            means move by fractions of one.
+        kl_learning_rate: of the plain SGD step on the KL, for variants that step it apart.
+        warmup: share of all steps over which the learning rates rise from zero; they then fall
+            linearly back to zero.
+        kl_warmup: share of round 0's steps over which the KL is phased in, since with B = 0 the
+            likelihood is silent and the KL alone would inflate σ.
+        point_weights: after round 0 the point weights are "anchored" by the Fisher information of
+            what they were learned on, "frozen", or "free".
+        max_seconds: the round fails by name when training takes longer; 0 is no limit.
+        checkpointing: recompute activations in the backward pass: less memory, a third more time.
+    """
+
+    epochs: int = 3
+    max_epochs: int = 12
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    rho_learning_rate: float = 2e-2
+    kl_learning_rate: float = 2e-2
+    warmup: float = 0.1
+    kl_warmup: float = 0.1
+    point_weights: PointWeights = "anchored"
+    max_seconds: float = 0.0
+    checkpointing: bool = False
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the learning rates' factor at `step` (from 0) of `steps`: up, then down."""
+        rising = max(1, round(self.warmup * steps))
+        if step < rising:
+            return (step + 1) / rising
+        return max(0.0, (steps - step) / max(1, steps - rising))
+
+    def rho_travel(self, steps: int) -> float:
+        """Return how far rho can move in `steps`: Adam moves it by at most its rate a step."""
+        return self.rho_learning_rate * sum(self.rate(step, steps) for step in range(steps))

@@ -1,0 +1,124 @@
+"""Name which weights are Gaussian, under which first prior, and how the ELBO is estimated.
+
+A variant is a value. `VARIANTS` holds the published systems; a stream file may name another one as
+`package.module:attribute`, and `Variant.point()` turns any of them into its point estimate (the
+MLE baseline of the papers) without another code path: no weight is Gaussian, so no KL is left.
+
+Sources:
+    BH-PEFT: arXiv 2508.02711, §4 (hybrid PEFT, N(0, 0.1²) first prior, posterior → prior rounds).
+    BLoB: arXiv 2406.11675, §3 (σ = G², prior N(0, 0.2²) on A, re-weighted KL, KL stepped by SGD).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import sqrt
+
+from bhpeft.plugins import resolve
+
+# The prefix's first prior is a fraction of the spread of the real keys and values around it, which
+# only a forward pass can tell; this is that fraction (method notes, "prior width").
+PREFIX_FRACTION = 0.1
+
+
+@dataclass(frozen=True)
+class Width:
+    """The first prior's standard deviation of one part: a number, or one divided by √fan_in.
+
+    `times_measured` marks parts whose natural unit is measured on the base model (a layer's own
+    keys and values); the number then multiplies what was measured.
+    """
+
+    std: float
+    over_sqrt_fan_in: bool = False
+    times_measured: bool = False
+
+    def of(self, fan_in: int, measured: float | None) -> float:
+        """Return the standard deviation for a weight with `fan_in` inputs."""
+        if self.times_measured and measured is not None:
+            return self.std * measured
+        return self.std / sqrt(fan_in) if self.over_sqrt_fan_in else self.std
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of being Bayesian about an adapter.
+
+    Attributes:
+        name: as in the stream file and in MLflow.
+        gaussian: parts ("lora.a", "head.weight", …) with a posterior; all others are points.
+        prior: first prior by part; `default_prior` for parts not listed.
+        start_std: lowest and highest σ when round 0 starts, drawn uniformly in rho; small, since
+            with B = 0 the likelihood is silent and the KL alone would inflate σ.
+        scale: how rho maps to σ, a key of `bhpeft.posterior.SCALES`.
+        per_example: one draw for each example instead of one for the minibatch.
+        kl_schedule: "constant", or "increasing" for BLoB's 2^i/(2^M − 1) over an epoch.
+        kl_by_sgd: step the KL by plain SGD beside AdamW on the NLL, as BLoB does.
+        kl_weight: λ of the objective, constant over rounds.
+        methods: the PEFT methods the variant is published with.
+    """
+
+    name: str
+    gaussian: frozenset[str]
+    prior: Mapping[str, Width]
+    default_prior: Width
+    start_std: tuple[float, float]
+    methods: tuple[str, ...]
+    scale: str = "softplus"
+    per_example: bool = False
+    kl_schedule: str = "constant"
+    kl_by_sgd: bool = False
+    kl_weight: float = 1.0
+
+    def point(self) -> Variant:
+        """Return the same system as a point estimate: maximum likelihood, no posterior."""
+        return replace(self, name=f"{self.name}_point", gaussian=frozenset())
+
+    def prior_std(self, part: str, fan_in: int, measured: float | None) -> float:
+        """Return the first prior's σ for a weight of `part`."""
+        return self.prior.get(part, self.default_prior).of(fan_in, measured)
+
+
+# Ours: the abstract's "all hybrid parameters" on the input side of each method. The up-projections
+# and B stay points, as in the authors' code, because (A, B) and (RA, BR⁻¹) are the same function:
+# a posterior on both sides would pay nats for a change of gauge. The head is a point as published.
+BH_PEFT = Variant(
+    name="bh_peft",
+    gaussian=frozenset({"lora.a", "adapter.down", "prefix.key", "prefix.value"}),
+    prior={
+        "prefix.key": Width(PREFIX_FRACTION, times_measured=True),
+        "prefix.value": Width(PREFIX_FRACTION, times_measured=True),
+    },
+    default_prior=Width(0.1),
+    start_std=(0.02, 0.02),
+    methods=("lora", "adapter", "prefix"),
+    kl_weight=0.3,
+)
+
+# G ~ U(ε/√2, ε) with ε = 0.05 in the paper, so σ = G² starts between ε²/2 and ε².
+BLOB_EPSILON = 0.05
+BLOB = Variant(
+    name="blob",
+    gaussian=frozenset({"lora.a"}),
+    prior={},
+    default_prior=Width(0.2),
+    start_std=(BLOB_EPSILON**2 / 2, BLOB_EPSILON**2),
+    methods=("lora",),
+    scale="square",
+    per_example=True,
+    kl_schedule="increasing",
+    kl_by_sgd=True,
+    kl_weight=1.0,
+)
+
+VARIANTS: dict[str, Variant] = {"bh_peft": BH_PEFT, "blob": BLOB}
+
+
+def variant(name: str) -> Variant:
+    """Return the variant called `name`, or the one at `package.module:attribute`.
+
+    Raises:
+        UnknownName: neither is known.
+    """
+    return resolve("variant", name, VARIANTS)

