@@ -1,0 +1,151 @@
+"""Say where each Hugging Face architecture keeps what the methods attach to.
+
+To support another architecture, add one line to `ARCHITECTURES`; every test that runs over them
+then covers it. Paths are relative: `layers` to the model without its head, the others to a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bhpeft.errors import UnsupportedModel
+
+# `layers=` of a method: all of them, the top n, or these.
+Layers = int | tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where the layers of a model are, and what is inside one.
+
+    Attributes:
+        layers: path of the list of layers.
+        attention: the module that calls the attention interface; None where the model computes
+            attention on its own, so that no prefix can be put before its keys.
+        target_modules: LoRA's default targets, query and value, by their last name.
+        feed_forward: the feed-forward module x ↦ FFN(x), whose input is also what an adapter
+            reads; None where it has no module of its own.
+        feed_forward_output: where `feed_forward` is None, the module (h, x) ↦ LayerNorm(W h + x)
+            that ends the feed-forward block.
+        pooling: how hidden states become one vector a row: "mean", "first" or "last".
+        tiles_inside: whether the minibatch may be tiled between two layers, not only at the input.
+    """
+
+    layers: str
+    attention: str | None
+    target_modules: tuple[str, ...]
+    feed_forward: str | None = None
+    feed_forward_output: str | None = None
+    pooling: str = "mean"
+    tiles_inside: bool = True
+
+
+_BERT = Architecture(
+    layers="encoder.layer",
+    attention="attention.self",
+    target_modules=("query", "value"),
+    feed_forward_output="output",
+)
+_LLAMA = Architecture(
+    layers="layers",
+    attention="self_attn",
+    target_modules=("q_proj", "v_proj"),
+    feed_forward="mlp",
+    pooling="last",
+)
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "camembert": _BERT,
+    "electra": _BERT,
+    "deberta-v2": Architecture(
+        layers="encoder.layer",
+        attention=None,
+        target_modules=("query_proj", "value_proj"),
+        feed_forward_output="output",
+        # Its convolution reads the embeddings again after the first layer.
+        tiles_inside=False,
+    ),
+    "distilbert": Architecture(
+        layers="transformer.layer",
+        attention="attention",
+        target_modules=("q_lin", "v_lin"),
+        feed_forward="ffn",
+    ),
+    "modernbert": Architecture(
+        layers="layers",
+        attention="attn",
+        target_modules=("Wqkv",),
+        feed_forward="mlp",
+    ),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "smollm3": _LLAMA,
+    "gpt2": Architecture(
+        layers="h",
+        attention="attn",
+        target_modules=("c_attn",),
+        feed_forward="mlp",
+        pooling="last",
+    ),
+}
+
+
+def architecture_of(model: PreTrainedModel) -> Architecture:
+    """Return where things are in `model`.
+
+    Raises:
+        UnsupportedModel: its architecture is not known; lists those that are.
+    """
+    kind = model.config.model_type
+    if kind not in ARCHITECTURES:
+        raise UnsupportedModel(
+            f"No method knows where to attach to a {kind!r} model ({type(model).__name__})",
+            expected=f"one of {', '.join(sorted(ARCHITECTURES))}",
+            remedy="Choose such a base model, or add a line to "
+            "bhpeft.methods.architectures.ARCHITECTURES.",
+        )
+    return ARCHITECTURES[kind]
+
+
+def layers_of(model: PreTrainedModel, architecture: Architecture) -> list[nn.Module]:
+    """Return the layers of `model`, from the input up."""
+    found = model.base_model.get_submodule(architecture.layers)
+    return list(found.children())
+
+
+def chosen_layers(layers: Layers, count: int) -> list[int]:
+    """Return the indices of the layers a method sits in, lowest first.
+
+    Args:
+        layers: None for all, n for the top n, or a tuple of indices.
+        count: how many layers the model has.
+
+    Raises:
+        UnsupportedModel: it names layers the model does not have.
+    """
+    if layers is None:
+        return list(range(count))
+    chosen = list(range(count - layers, count)) if isinstance(layers, int) else sorted(set(layers))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= count:
+        raise UnsupportedModel(
+            "A method is to sit in layers this model does not have",
+            found=f"layers = {layers}",
+            expected=f"1 to {count} for the top ones, or indices from 0 to {count - 1}",
+            remedy="Correct `layers` of the method.",
+        )
+    return chosen
+
+
+def on_device_of(module: nn.Module, make: Callable[[], Tensor]) -> nn.Parameter:
+    """Return a float32 parameter beside `module`, made on the CPU so that a seed fixes it."""
+    device = next(module.parameters()).device
+    return nn.Parameter(make().to(device))

@@ -1,0 +1,134 @@
+"""Attach LoRA: a frozen linear map plus a trainable one of low rank.
+
+    y = W x + (alpha / rank) · B A x        A (rank, in), B (out, rank), B = 0 at the start
+
+Source: Hu et al. 2021 (arXiv 2106.09685), equation 3; the scaling is theirs too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from torch import Generator, Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from bhpeft.errors import UnsupportedModel
+from bhpeft.methods.architectures import (
+    Architecture,
+    Layers,
+    chosen_layers,
+    layers_of,
+    on_device_of,
+)
+from bhpeft.methods.sampled import sampled_linear
+from bhpeft.methods.sites import Site
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear module `base` with B A beside it; computes in float32 what it adds."""
+
+    def __init__(self, base: nn.Module, rank: int, alpha: float, generator: Generator):
+        super().__init__()
+        self.base = base
+        self.in_features, self.out_features = linear_sizes(base)
+        self.scaling = alpha / rank
+        self.active = True
+        self.a = on_device_of(base, lambda: kaiming(rank, self.in_features, generator))
+        self.b = on_device_of(base, lambda: torch.zeros(self.out_features, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (rows, …, in) to (rows, …, out)."""
+        y: Tensor = self.base(x)
+        if not self.active:
+            return y
+        low = sampled_linear(x.to(self.a.dtype), self.a)
+        return y + (self.scaling * sampled_linear(low, self.b)).to(y.dtype)
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """LoRA's settings, under Hugging Face's names.
+
+    Attributes:
+        rank: of the added map.
+        alpha: the added map is scaled by alpha / rank.
+        target_modules: which linear modules, by their last name ("query") or by their path inside
+            a layer ("attention.output.dense"); empty for the architecture's query and value.
+        layers: None for all, n for the top n, or a tuple of indices.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    target_modules: tuple[str, ...] = ()
+    layers: Layers = None
+
+    def attach(
+        self, model: PreTrainedModel, architecture: Architecture, generator: Generator
+    ) -> Iterator[Site]:
+        """Replace the target modules, and yield the sites of A and B.
+
+        Raises:
+            UnsupportedModel: a target is not in a layer, or is not a linear module.
+        """
+        layers = layers_of(model, architecture)
+        targets = self.target_modules or architecture.target_modules
+        for index in chosen_layers(self.layers, len(layers)):
+            for place, path in _places(layers[index], targets):
+                module = LoRALinear(_linear(layers[index], path), self.rank, self.alpha, generator)
+                parent, _, leaf = path.rpartition(".")
+                setattr(layers[index].get_submodule(parent), leaf, module)
+                name = f"{index}.{place}.lora"
+                yield Site(f"{name}.a", "lora.a", module, "a", module.in_features, index)
+                yield Site(f"{name}.b", "lora.b", module, "b", self.rank, index)
+
+
+def kaiming(out_features: int, in_features: int, generator: Generator) -> Tensor:
+    """Return a Kaiming-uniform (out, in) matrix with a = √5, the start of every nn.Linear."""
+    empty = torch.empty(out_features, in_features)
+    return nn.init.kaiming_uniform_(empty, a=sqrt(5), generator=generator)
+
+
+def linear_sizes(module: nn.Module) -> tuple[int, int]:
+    """Return (in, out) of an nn.Linear or of GPT-2's transposed one."""
+    rows, columns = module.get_parameter("weight").shape
+    return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
+
+
+def _places(layer: nn.Module, targets: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return (place, path) of every target; the place is the short name where that is unique."""
+    paths = [path for path, _ in layer.named_modules() if path]
+    found = []
+    for target in targets:
+        matches = [path for path in paths if path == target or path.endswith(f".{target}")]
+        if not matches:
+            raise UnsupportedModel(
+                f"LoRA's target {target!r} is not in a {type(layer).__name__}",
+                expected="one of " + ", ".join(sorted(_linear_names(layer))),
+                remedy="Correct target_modules, or leave it empty for query and value.",
+            )
+        found += [(target if len(matches) == 1 else path, path) for path in matches]
+    return found
+
+
+def _linear(layer: nn.Module, path: str) -> nn.Module:
+    module = layer.get_submodule(path)
+    if not isinstance(module, nn.Linear | Conv1D):
+        raise UnsupportedModel(
+            f"LoRA's target {path!r} is not a linear module",
+            found=type(module).__name__,
+            expected="one of " + ", ".join(sorted(_linear_names(layer))),
+            remedy="Correct target_modules, or give two LoRA methods different targets.",
+        )
+    return module
+
+
+def _linear_names(layer: nn.Module) -> set[str]:
+    return {
+        path.rpartition(".")[2]
+        for path, module in layer.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }

@@ -1,0 +1,224 @@
+"""Put a base model, its PEFT methods and a linear head together into one classifier.
+
+    model = AdaptedModel(base, [LoRA(), Prefix()], labels=4, generator=generator)
+    with model.swapped(draw):                  # weights by name, (…) or (S, …)
+        logits = model.logits(minibatch)       # (S·B, C), draws-major: row s·B + b
+
+The model does not know that anything is Bayesian. It sees how many draws the weights in place
+have, and tiles the minibatch that often, as late in the model as is exact (`bhpeft.models.fold`).
+
+Dropout stays off: its noise would come from torch's global generator, and the draws of the
+posterior are the noise that belongs here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from bhpeft.errors import ModelError, StateError, did_you_mean
+from bhpeft.methods import Method, Site, Sites, architecture_of, attach, bypassed, swapped
+from bhpeft.methods.architectures import layers_of
+from bhpeft.methods.prefix import PrefixKeyValue
+from bhpeft.methods.sampled import sampled_linear, tile
+from bhpeft.models.fold import Fold
+from bhpeft.models.load import LoadedBase
+from bhpeft.models.pooling import POOLINGS, mean_pooled
+
+Minibatch = Mapping[str, Tensor]
+
+# BERT's initialiser range, which every Hugging Face classification head starts from.
+HEAD_STD = 0.02
+
+
+class AdaptedModel:
+    """A frozen base, the methods attached to it, and a linear head; the base is changed in place.
+
+    Attributes:
+        base: what was loaded.
+        model: the transformers model, with the methods inside.
+        sites: every trainable weight by name: the methods' and "head.weight", "head.bias".
+        labels: C, the number of classes.
+        pooling: how hidden states become one vector a row.
+    """
+
+    def __init__(
+        self,
+        base: LoadedBase,
+        methods: Sequence[Method],
+        labels: int,
+        pooling: str | None = None,
+        *,
+        generator: Generator,
+    ):
+        architecture = architecture_of(base.model)
+        self.base = base
+        self.model = base.model
+        self.labels = labels
+        self.pooling = pooling or architecture.pooling
+        if self.pooling not in POOLINGS:
+            raise ModelError(
+                f"There is no pooling called {self.pooling!r}",
+                expected=f"one of {', '.join(POOLINGS)}",
+                remedy=did_you_mean(self.pooling, POOLINGS),
+            )
+        attached = attach(self.model, methods, generator)
+        self.head = _Head(self.model, labels, generator)
+        self.sites = attached + Sites(self.head.sites())
+        self.model.eval()
+        self._tiles_inside = architecture.tiles_inside
+        self._layers = layers_of(self.model, architecture)
+        self._fold = Fold()
+        self._fold.hook(self._layers)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every trainable weight, without draws."""
+        return dict(self.sites.shapes)
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the model computes."""
+        device: torch.device = self.model.device
+        return device
+
+    def to(self, device: torch.device | str) -> AdaptedModel:
+        """Move everything, in place."""
+        self.model.to(device)
+        self.head.to(device)
+        return self
+
+    def swapped(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """Use `weights` in place of the model's own for a `with` block, backward pass included."""
+        return swapped(self.sites, weights)
+
+    def logits(self, minibatch: Minibatch, per_example: bool = False) -> Tensor:
+        """Return the logits of a minibatch under the weights in place.
+
+        Args:
+            minibatch: input_ids and attention_mask, (B, T) each.
+            per_example: the weights hold one draw for each example (S = B): nothing is tiled, and
+                row b is example b under draw b.
+
+        Returns:
+            (S·B, C) float32, row s·B + b being example b under draw s; (B, C) where nothing is
+            drawn, or per example.
+
+        Raises:
+            StateError: per example, but not as many draws as examples.
+        """
+        ids = minibatch["input_ids"].to(self.device)
+        mask = minibatch["attention_mask"].to(self.device)
+        draws = self.sites.draws
+        if per_example and draws not in (None, len(ids)):
+            raise StateError(
+                "Weights drawn per example do not fit the minibatch",
+                found=f"{draws} draws for {len(ids)} examples",
+                expected="one draw for each example",
+                remedy="Draw as many as the minibatch has rows.",
+            )
+        folds = 1 if per_example or draws is None else draws
+        hidden, mask = self._hidden(ids, mask, folds)
+        pooled = POOLINGS[self.pooling](hidden, mask)
+        if len(pooled) < folds * len(ids):
+            pooled = tile(pooled, folds)
+        return self.head(pooled)
+
+    @torch.no_grad()
+    def embed(self, minibatch: Minibatch) -> Tensor:
+        """Return the mean of the frozen base's last hidden states, (B, d) float32.
+
+        One pass of the base with every method left out: what it says about a text is the same in
+        all rounds, so a shift of it is a shift of the data.
+        """
+        ids = minibatch["input_ids"].to(self.device)
+        mask = minibatch["attention_mask"].to(self.device)
+        with bypassed(self.sites):
+            hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return mean_pooled(hidden, mask).float()
+
+    @torch.no_grad()
+    def key_value_std(self, minibatch: Minibatch) -> dict[str, float]:
+        """Return the standard deviation of the real keys and values at every prefix, by site name.
+
+        It is measured on the frozen base, over the real tokens of the minibatch. A prefix's prior
+        is a fraction of it.
+        """
+        spread: dict[str, float] = {}
+        mask = minibatch["attention_mask"].bool().to(self.device)
+        handles = [
+            site.module.register_forward_pre_hook(_measuring(site, mask, spread))
+            for _, site in self.sites.items()
+            if isinstance(site.module, PrefixKeyValue)
+        ]
+        try:
+            self.embed(minibatch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return spread
+
+    @contextmanager
+    def checkpointed(self) -> Iterator[None]:
+        """Recompute each layer in the backward pass instead of keeping its activations.
+
+        Memory for one layer instead of all, for about a third more time; the gradients are the
+        same. Only the layers themselves are put in training mode, which is what transformers asks
+        for, so that dropout stays off.
+        """
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        for layer in self._layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in self._layers:
+                layer.training = False
+            self.model.gradient_checkpointing_disable()
+
+    def _hidden(self, ids: Tensor, mask: Tensor, folds: int) -> tuple[Tensor, Tensor]:
+        """Return the last hidden states and the mask, both of B or both of S·B rows."""
+        rows, lowest = len(ids), self.sites.lowest_drawn
+        if folds == 1 or lowest is None:
+            return self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask
+        tiled = tile(mask, folds)
+        if not self._tiles_inside:
+            ids = tile(ids, folds)
+            return self.model(input_ids=ids, attention_mask=tiled).last_hidden_state, tiled
+        with self._fold.over(folds, rows, lowest):
+            return self.model(input_ids=ids, attention_mask=mask).last_hidden_state, tiled
+
+
+class _Head(nn.Module):
+    """A linear classifier in float32 on pooled hidden states."""
+
+    def __init__(self, model: Any, labels: int, generator: Generator):
+        super().__init__()
+        self.width = model.config.hidden_size
+        start = HEAD_STD * torch.randn(labels, self.width, generator=generator)
+        self.weight = nn.Parameter(start.to(model.device))
+        self.bias = nn.Parameter(torch.zeros(labels, device=model.device))
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map pooled (rows, d) to logits (rows, C)."""
+        return sampled_linear(pooled.to(self.weight.dtype), self.weight, self.bias)
+
+    def sites(self) -> list[Site]:
+        """Return the sites of weight and bias; a bias has one input, which is always 1."""
+        return [
+            Site("head.weight", "head.weight", self, "weight", self.width),
+            Site("head.bias", "head.bias", self, "bias", 1),
+        ]
+
+
+def _measuring(site: Site, mask: Tensor, spread: dict[str, float]) -> Any:
+    def hook(module: nn.Module, args: tuple[Tensor, Tensor]) -> None:
+        key, value = args
+        real = (key if site.attribute == "key" else value).transpose(1, 2)[mask]
+        spread[site.name] = float(real.float().std())
+
+    return hook

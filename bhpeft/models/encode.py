@@ -1,0 +1,63 @@
+"""Turn texts into token ids, and token ids into padded tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+) -> list[list[int]]:
+    """Return each text's token ids, cut at `max_length`, special tokens included.
+
+    Never an empty list: a decoder's tokenizer adds nothing to an empty text, and a row needs one
+    token to be pooled from, so it gets the padding token.
+    """
+    if not texts:
+        return []
+    encoded: list[list[int]] = tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=max_length,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )["input_ids"]
+    return [ids or [tokenizer.pad_token_id] for ids in encoded]
+
+
+def padded(rows: Sequence[Sequence[int] | NDArray[Any]], pad: int) -> dict[str, Tensor]:
+    """Return input_ids and attention_mask, (B, T) int64, padded on the right to the longest row."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    real = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    ids = np.full(real.shape, pad, dtype=np.int64)
+    if len(rows):
+        ids[real] = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "attention_mask": torch.from_numpy(real.astype(np.int64)),
+    }
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the SHA-256 of everything that decides which ids a text becomes."""
+    digest = sha256(type(tokenizer).__name__.encode())
+    digest.update(str(tokenizer.pad_token_id).encode())
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
+        return digest.hexdigest()
+    model = json.loads(backend.to_str())
+    # What the last call asked for, not what the tokenizer is.
+    model.pop("truncation", None)
+    model.pop("padding", None)
+    digest.update(json.dumps(model, sort_keys=True).encode())
+    return digest.hexdigest()
