@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -145,7 +146,7 @@ def bypassed(sites: Sites) -> Iterator[None]:
 
     Every module of a method has a flag `active` which its forward pass obeys.
     """
-    modules = {id(site.module): site.module for _, site in sites.items()}
+    modules: dict[int, Any] = {id(site.module): site.module for _, site in sites.items()}
     switched = [module for module in modules.values() if getattr(module, "active", False)]
     try:
         for module in switched:

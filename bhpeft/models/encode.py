@@ -34,6 +34,13 @@ def encode(
     return [ids or [tokenizer.pad_token_id] for ids in encoded]
 
 
+def collate(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+) -> dict[str, Tensor]:
+    """Return one minibatch of texts as they come: input_ids and attention_mask, (B, T) int64."""
+    return padded(encode(tokenizer, texts, max_length), tokenizer.pad_token_id)
+
+
 def padded(rows: Sequence[Sequence[int] | NDArray[Any]], pad: int) -> dict[str, Tensor]:
     """Return input_ids and attention_mask, (B, T) int64, padded on the right to the longest row."""
     lengths = np.array([len(row) for row in rows], dtype=np.int64)

@@ -14,7 +14,6 @@ weights, the configuration or the number of layers kept, and not with where the 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from bhpeft.errors import ModelError
 
@@ -190,17 +190,19 @@ def _weights(
 
 @contextmanager
 def _without_loading_report() -> Iterator[None]:
-    """Keep transformers from reporting layers that were left out on purpose.
+    """Keep transformers from reporting layers left out on purpose, and from drawing a bar.
 
-    What it would report and what matters, missing weights, is checked by the caller.
+    The one thing in its report that matters, missing weights, is checked by the caller.
     """
-    logger = logging.getLogger("transformers.modeling_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _ready(model: PreTrainedModel) -> PreTrainedModel:

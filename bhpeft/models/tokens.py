@@ -27,7 +27,9 @@ from torch import Generator, Tensor
 from transformers import PreTrainedTokenizerBase
 
 from bhpeft.errors import StateError
-from bhpeft.models.encode import encode, padded, tokenizer_fingerprint
+from bhpeft.models.encode import collate, encode, padded, tokenizer_fingerprint
+
+__all__ = ["TokenTable", "Window", "collate"]
 
 WINDOW = 4096
 
