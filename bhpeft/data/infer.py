@@ -1,0 +1,286 @@
+"""Write a contract for a person to finish: inferred from a sample file, or a plain template.
+
+What a sample cannot tell (ranges, freshness, how few rows are too few) is left as a comment or
+set generously: a guessed rule would quarantine good data.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from bhpeft.data.sources import require_utf8
+from bhpeft.errors import BatchError, ContractFileError, did_you_mean
+
+_SAMPLE_ROWS = 10_000
+_MOST_LABELS = 200
+_MOST_SLICES = 20
+_LABEL_NAMES = ("label", "labels", "target", "class", "category", "intent", "sentiment", "y")
+_KEY_NAMES = ("id", "key", "uuid", "guid")
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Hold what is to be written about one column."""
+
+    name: str
+    kind: str
+    role: str | None = None
+    values: tuple[Any, ...] = ()
+    longest: int = 0
+    distinct: int = 0
+    rows: int = 0
+    nulls: int = 0
+    mean_length: float = field(default=0.0)
+
+
+def infer_contract(
+    sample: Path | str | None,
+    name: str,
+    text: str | None = None,
+    label: str | None = None,
+    labels: Sequence[str] = (),
+) -> str:
+    """Return a commented ODCS contract as YAML text.
+
+    Args:
+        sample: a Parquet, CSV or JSON-lines file to infer it from; None for a template.
+        name: the contract's name, usually the stream's.
+        text: the text column, when the longest strings are not it.
+        label: the label column, when the inference would choose another.
+        labels: the labels, when the sample does not show them all.
+
+    Raises:
+        ContractFileError: the sample has no column that could be the text or the label.
+        BatchError: the sample cannot be read.
+    """
+    if sample is None:
+        known = tuple(labels) or ("negative", "positive")
+        guesses = [
+            Guess("id", "string", "key"),
+            Guess(text or "text", "string", "text", longest=2000),
+            Guess(label or "label", "string", "label", values=known),
+        ]
+    else:
+        guesses = _with_roles(_columns(Path(sample)), Path(sample), text, label, tuple(labels))
+    properties = "\n".join(_property(guess) for guess in guesses)
+    return _DOCUMENT.format(name=json.dumps(name), id=json.dumps(f"urn:bhpeft:{name}")).replace(
+        "<properties>", properties
+    )
+
+
+def read_sample(path: Path) -> pa.Table:
+    """Return the first ten thousand rows of a file, in the types they seem to have.
+
+    Raises:
+        BatchError: no such file, or not one of the kinds that can be landed.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            with pq.ParquetFile(path) as parquet:
+                chunks = list(itertools.islice(parquet.iter_batches(_SAMPLE_ROWS), 1))
+                return pa.Table.from_batches(chunks, parquet.schema_arrow)
+        require_utf8(path)
+        if suffix == ".csv":
+            parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+            return pyarrow.csv.read_csv(path, parse_options=parse).slice(0, _SAMPLE_ROWS)
+        if suffix in (".jsonl", ".ndjson"):
+            return pyarrow.json.read_json(path).slice(0, _SAMPLE_ROWS)
+    except (OSError, pa.ArrowException) as problem:
+        raise _unreadable(path, " ".join(str(problem).split())) from problem
+    raise _unreadable(path, f"the suffix {suffix!r}")
+
+
+def _columns(path: Path) -> list[Guess]:
+    table = read_sample(path)
+    return [
+        _describe(name, column.combine_chunks())
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    ]
+
+
+def _describe(name: str, column: pa.Array) -> Guess:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = _logical_type(column.type)
+    if kind is None:
+        raise ContractFileError(
+            f"The column {name!r} of the sample has a type that no contract knows",
+            found=str(column.type),
+            expected="text, numbers, booleans, dates or times",
+            remedy="Drop or flatten the column.",
+        )
+    present = column.drop_null()
+    values = present.unique()
+    few = kind in ("string", "integer") and len(values) <= _MOST_LABELS
+    lengths = pc.utf8_length(present) if kind == "string" and len(present) else None
+    return Guess(
+        name=name,
+        kind=kind,
+        values=tuple(sorted(values.to_pylist())) if few else (),
+        longest=pc.max(lengths).as_py() if lengths is not None else 0,
+        mean_length=pc.mean(lengths).as_py() if lengths is not None else 0.0,
+        distinct=len(values),
+        rows=len(column),
+        nulls=column.null_count,
+    )
+
+
+def _logical_type(kind: pa.DataType) -> str | None:
+    is_ = pa.types
+    tests = (
+        (is_.is_string(kind) or is_.is_large_string(kind) or is_.is_null(kind), "string"),
+        (is_.is_integer(kind), "integer"),
+        (is_.is_floating(kind) or is_.is_decimal(kind), "number"),
+        (is_.is_boolean(kind), "boolean"),
+        (is_.is_timestamp(kind), "timestamp"),
+        (is_.is_date(kind), "date"),
+    )
+    return next((name for holds, name in tests if holds), None)
+
+
+def _with_roles(
+    columns: list[Guess],
+    path: Path,
+    text: str | None,
+    label: str | None,
+    labels: tuple[str, ...],
+) -> list[Guess]:
+    strings = [c for c in columns if c.kind == "string" and c.mean_length > 0]
+    longest = max(strings, key=lambda c: c.mean_length, default=None)
+    texts = _chosen(text, columns, path) or longest
+    rest = [c for c in columns if c is not texts]
+    answers = _chosen(label, columns, path) or _likeliest_label(rest)
+    if texts is None or answers is None:
+        raise ContractFileError(
+            f"{path} shows no column that could be the {'text' if texts is None else 'label'}",
+            found=", ".join(f"{c.name} ({c.kind}, {c.distinct} values)" for c in columns),
+            expected="a string column of texts, and one with a few repeated values as the label",
+            remedy="Name them with --text and --label.",
+        )
+    return [_with_role(c, texts.name, answers.name, labels) for c in columns]
+
+
+def _with_role(column: Guess, text: str, label: str, labels: tuple[str, ...]) -> Guess:
+    role: str | None = None
+    if column.name == text:
+        role = "text"
+    elif column.name == label:
+        role = "label"
+    elif _is_key(column):
+        role = "key"
+    elif column.kind == "string" and 2 <= column.distinct <= _MOST_SLICES and _repeats(column):
+        role = "slice"
+    values = column.values if role in ("label", "slice") else ()
+    if role == "label" and labels:
+        values = labels
+    return Guess(column.name, column.kind, role, values, column.longest, nulls=column.nulls)
+
+
+def _chosen(name: str | None, columns: list[Guess], path: Path) -> Guess | None:
+    if name is None:
+        return None
+    for column in columns:
+        if column.name == name:
+            return column
+    raise ContractFileError(
+        f"{path} has no column {name!r}",
+        found=", ".join(column.name for column in columns),
+        remedy=did_you_mean(name, [column.name for column in columns]),
+    )
+
+
+def _likeliest_label(columns: list[Guess]) -> Guess | None:
+    fit = [
+        c
+        for c in columns
+        if c.kind in ("string", "integer") and 2 <= c.distinct <= _MOST_LABELS and _repeats(c)
+    ]
+    named = [c for c in fit if c.name.lower() in _LABEL_NAMES]
+    return min(named or fit, key=lambda c: c.distinct, default=None)
+
+
+def _repeats(column: Guess) -> bool:
+    """Say whether values come back, as a label's do; a small sample may show each only once."""
+    return column.distinct < max(3, column.rows - column.nulls)
+
+
+def _is_key(column: Guess) -> bool:
+    name = column.name.lower()
+    named = name in _KEY_NAMES or name.endswith(("_id", "_key", "_uuid"))
+    unique = column.nulls == 0 and column.distinct == column.rows
+    return named and unique and column.kind in ("string", "integer")
+
+
+def _property(guess: Guess) -> str:
+    required = guess.role in ("text", "label", "key")
+    lines = [
+        f"- name: {json.dumps(guess.name, ensure_ascii=False)}",
+        f"  logicalType: {guess.kind}",
+        f"  required: {str(required).lower()}",
+    ]
+    if guess.role == "key":
+        lines.append("  unique: true")
+    if guess.role == "text":
+        # Room for texts longer than the sample's, still far from an accident of a megabyte.
+        longest = max(2000, -(-4 * guess.longest // 1000) * 1000)
+        lines.append(f"  logicalTypeOptions: {{minLength: 1, maxLength: {longest}}}")
+    if guess.kind in ("number", "integer") and guess.role is None:
+        lines.append("  # logicalTypeOptions: {minimum: 0, maximum: 1}")
+    if guess.role is not None:
+        lines.append(f"  customProperties: [{{property: bhpeft.role, value: {guess.role}}}]")
+    if guess.role == "label":
+        lines += ["  quality:", "    - type: library", "      metric: invalidValues"]
+        values = json.dumps(list(guess.values), ensure_ascii=False)
+        lines += [f"      arguments: {{validValues: {values}}}", "      mustBe: 0"]
+    return "\n".join(f"      {line}" for line in lines)
+
+
+def _unreadable(path: Path, found: str) -> BatchError:
+    return BatchError(
+        f"The sample {path} cannot be read",
+        found=found,
+        expected="a .parquet, .csv or .jsonl file",
+        remedy="Correct the path or convert the file.",
+    )
+
+
+_DOCUMENT = """\
+# A data contract: what a batch must look like to be learned from. Anything else is quarantined.
+# Open Data Contract Standard v3.1.0; one entry under `properties` for every column.
+#   bhpeft.role   text | label | key | slice | event_time   (a list if a column plays two)
+#                 key: unique in a batch; slice: the gates look at each of its values;
+#                 event_time: when the row happened, never in the future
+#   required      true: no nulls. A column without role that is not required may be left out.
+# A change that old batches would not pass is a new major version.
+apiVersion: v3.1.0
+kind: DataContract
+id: {id}
+name: {name}
+version: 1.0.0
+status: draft
+schema:
+  - name: {name}
+    physicalType: parquet
+    properties:
+<properties>
+    quality:
+      # A batch with fewer rows is refused.
+      - {{type: library, metric: rowCount, mustBeGreaterOrEqualTo: 20}}
+      # Rows that repeat an earlier row's text and label would be counted twice.
+      - {{type: library, metric: duplicateValues, unit: percent, mustBeLessOrEqualTo: 5}}
+# How old a batch's data may be when it lands; remove it if age does not matter.
+# slaProperties:
+#   - {{property: latency, value: 30, unit: d}}
+"""
