@@ -23,7 +23,7 @@ from bhpeft.posterior.elbo import (
     rho_travel,
     warmup,
 )
-from bhpeft.posterior.forgetting import StdBounds, clamp_std, power_prior, std_at_bounds
+from bhpeft.posterior.forgetting import Bound, StdBounds, clamp_std, power_prior, std_at_bounds
 from bhpeft.posterior.meanfield import (
     SCALES,
     MeanField,
@@ -64,6 +64,7 @@ __all__ = [
     "optimal_std",
     "rho_travel",
     "warmup",
+    "Bound",
     "StdBounds",
     "clamp_std",
     "power_prior",

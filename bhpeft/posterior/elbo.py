@@ -204,10 +204,10 @@ def optimal_std(prior_std: float, rows: int, curvature: float, kl_weight: float)
     Args:
         prior_std: s̃.
         rows: N.
-        curvature: h, the mean diagonal Fisher information of one row.
+        curvature: h ≥ 0, the mean diagonal Fisher information of one row.
         kl_weight: λ > 0.
     """
-    return float((prior_std**-2 + rows * max(curvature, 0.0) / kl_weight) ** -0.5)
+    return float((prior_std**-2 + rows * curvature / kl_weight) ** -0.5)
 
 
 def rho_travel(
@@ -234,7 +234,7 @@ def rho_travel(
         start_std: the median σ the round starts at.
         prior_std: the median σ of the round's prior.
         rows: N, the round's training rows.
-        curvature: h, the mean diagonal Fisher information of one row.
+        curvature: h ≥ 0, the mean diagonal Fisher information of one row.
         kl_weight: λ.
         scale: a key of `SCALES`.
         margin: nats of σ to spare.

@@ -23,6 +23,9 @@ from bhpeft.posterior.meanfield import SCALES, MeanField, same_layout
 # σ = log(1 + e^rho) multiplies the rounding of rho by |rho|, about 16 for σ = 1e-7).
 ROUNDING = 1e-5
 
+# One number for all weights, or (P,), such as a share of each weight's own base prior.
+Bound = float | Tensor
+
 
 @dataclass(frozen=True)
 class StdBounds:
@@ -68,32 +71,31 @@ def power_prior(posterior: MeanField, base: MeanField, rho: float) -> MeanField:
     )
 
 
-def clamp_std(q: MeanField, floor: float, ceiling: float) -> MeanField:
+def clamp_std(q: MeanField, floor: Bound, ceiling: Bound) -> MeanField:
     """Return `q` with every σ inside [floor, ceiling]; weights already inside keep their bits.
 
     Raises:
         ConfigError: the bounds are not 0 < floor ≤ ceiling.
     """
-    _check_bounds(floor, ceiling)
-    std = q.std
-    lowest, highest = SCALES[q.scale].rho(std.new_tensor([floor, ceiling]))
-    rho = torch.where(std < floor, lowest, torch.where(std > ceiling, highest, q.rho))
-    return replace(q, rho=rho)
+    lowest, highest = _bounds(q, floor, ceiling)
+    std, to_rho = q.std, SCALES[q.scale].rho
+    rho = torch.where(std < lowest, to_rho(lowest), q.rho)
+    return replace(q, rho=torch.where(std > highest, to_rho(highest), rho))
 
 
-def std_at_bounds(q: MeanField, floor: float, ceiling: float) -> StdBounds:
+def std_at_bounds(q: MeanField, floor: Bound, ceiling: Bound) -> StdBounds:
     """Return the shares of weights whose σ is at (or beyond) the floor and the ceiling.
 
     Raises:
         ConfigError: the bounds are not 0 < floor ≤ ceiling.
     """
-    _check_bounds(floor, ceiling)
+    lowest, highest = _bounds(q, floor, ceiling)
     if q.size == 0:
         return StdBounds(0.0, 0.0)
     std = q.std
     return StdBounds(
-        floor=float((std <= floor * (1 + ROUNDING)).double().mean()),
-        ceiling=float((std >= ceiling * (1 - ROUNDING)).double().mean()),
+        floor=float((std <= lowest * (1 + ROUNDING)).double().mean()),
+        ceiling=float((std >= highest * (1 - ROUNDING)).double().mean()),
     )
 
 
@@ -101,10 +103,12 @@ def _std64(q: MeanField) -> Tensor:
     return SCALES[q.scale].std(q.rho.double())
 
 
-def _check_bounds(floor: float, ceiling: float) -> None:
-    if not 0.0 < floor <= ceiling:
+def _bounds(q: MeanField, floor: Bound, ceiling: Bound) -> tuple[Tensor, Tensor]:
+    lowest, highest = (torch.as_tensor(b, device=q.rho.device).float() for b in (floor, ceiling))
+    if not bool(((lowest > 0) & (lowest <= highest)).all()):
         raise ConfigError(
             "The bounds of the standard deviations make no interval",
             found=f"floor {floor}, ceiling {ceiling}",
             expected="0 < floor ≤ ceiling",
         )
+    return lowest, highest

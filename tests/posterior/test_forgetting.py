@@ -106,6 +106,18 @@ def test_shares_at_the_bounds_count_what_was_clamped(
     assert after == before
 
 
+def test_bounds_may_follow_each_weights_own_base_prior() -> None:
+    """A floor at half and a ceiling at twice the base's σ, weight by weight."""
+    q, base = gaussian(1), gaussian(2)
+    floor, ceiling = 0.5 * base.std, 2 * base.std
+    clamped = clamp_std(q, floor, ceiling)
+    torch.testing.assert_close(clamped.std, q.std.clamp(floor, ceiling))
+    shares = std_at_bounds(clamped, floor, ceiling)
+    assert shares == std_at_bounds(q, floor, ceiling)
+    assert shares.floor == float((q.std <= floor).double().mean()) > 0
+    assert shares.ceiling == float((q.std >= ceiling).double().mean()) > 0
+
+
 def test_bounds_that_make_no_interval_are_refused() -> None:
     """A floor of 0 would allow a collapsed posterior."""
     for floor, ceiling in ((0.0, 1.0), (0.5, 0.1)):
