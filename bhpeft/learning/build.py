@@ -1,0 +1,112 @@
+"""Build the model a spec describes, and the state round 0 starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from bhpeft.learning.state import AdapterState, Spec, gauge_of, layout
+from bhpeft.learning.variants import Variant
+from bhpeft.methods import method
+from bhpeft.models.adapted import AdaptedModel
+from bhpeft.models.load import load_base
+from bhpeft.models.encode import encode, padded
+from bhpeft.posterior import SCALES, MeanField, flatten
+
+
+def build_model(spec: Spec) -> AdaptedModel:
+    """Load the base model and attach the spec's methods, on CUDA where there is one.
+
+    Raises:
+        ModelError: the base model cannot be loaded.
+        UnsupportedModel: a method has no place in it.
+    """
+    base = load_base(spec.base, spec.revision or None, spec.layers)
+    model = AdaptedModel(
+        base,
+        [method(name, settings) for name, settings in spec.methods.items()],
+        len(spec.labels),
+        spec.pooling or None,
+        generator=Generator().manual_seed(spec.seed),
+    )
+    return model.to(chosen_device())
+
+
+def chosen_device() -> torch.device:
+    """Return CUDA where there is a device, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def first_state(
+    model: AdaptedModel, spec: Spec, variant: Variant, texts: Sequence[str], generator: Generator
+) -> AdapterState:
+    """Return the state before anything was learned: q at its start, the base prior beside it.
+
+    Args:
+        model: freshly built, its methods at their initial values.
+        spec: what the state will be; its gauge and fingerprint are filled in here.
+        variant: which weights are Gaussian and under which prior.
+        texts: a few rows, on which the spread of real keys and values is measured.
+        generator: the source of σ's start, where the variant spreads it.
+    """
+    initial = {name: value.detach().cpu() for name, value in model.sites.values().items()}
+    gaussian = {name: v for name, v in initial.items() if _part(model, name) in variant.gaussian}
+    point = {name: initial[name] for name in sorted(initial) if name not in gaussian}
+    shapes = layout(gaussian)
+    prior = _base_prior(model, variant, shapes, _measured(model, spec, texts))
+    start = MeanField(
+        flatten(gaussian, shapes), _start_rho(variant, prior, generator), shapes, variant.scale
+    )
+    return AdapterState(
+        posterior=start,
+        prior=prior,
+        point=point,
+        precision={name: torch.zeros_like(value) for name, value in point.items()},
+        spec=spec,
+    ).with_spec(
+        fingerprint=model.base.fingerprint,
+        revision=model.base.revision or "",
+        gauge=gauge_of(model.base.fingerprint, initial),
+        pooling=model.pooling,
+    )
+
+
+def _part(model: AdaptedModel, name: str) -> str:
+    return model.sites[name].part
+
+
+def _measured(model: AdaptedModel, spec: Spec, texts: Sequence[str]) -> Mapping[str, float]:
+    """Return the spread of the layer's own keys and values for each prefix weight."""
+    if not any(_part(model, name).startswith("prefix.") for name in model.sites):
+        return {}
+    tokenizer = model.base.tokenizer
+    ids = encode(tokenizer, texts, spec.max_length)
+    return model.key_value_std(padded(ids, int(tokenizer.pad_token_id)))
+
+
+def _base_prior(
+    model: AdaptedModel,
+    variant: Variant,
+    shapes: Mapping[str, tuple[int, ...]],
+    measured: Mapping[str, float],
+) -> MeanField:
+    stds: dict[str, Tensor] = {}
+    for name, shape in shapes.items():
+        site = model.sites[name]
+        width = variant.prior_std(site.part, site.fan_in, measured.get(name))
+        stds[name] = torch.full(shape, width)
+    std = flatten(stds, shapes)
+    return MeanField.from_std(torch.zeros_like(std), std, shapes, variant.scale)
+
+
+def _start_rho(variant: Variant, prior: MeanField, generator: Generator) -> Tensor:
+    """Draw rho uniformly between the variant's lowest and highest start, never above the prior's.
+
+    A prefix's prior can be narrower than the start the other weights share.
+    """
+    scale = SCALES[variant.scale]
+    low, high = (scale.rho(torch.tensor(bound)) for bound in variant.start_std)
+    rho = low + (high - low) * torch.rand(prior.size, generator=generator)
+    return torch.minimum(rho, prior.rho)

@@ -1,0 +1,15 @@
+"""Run a round: the champion's posterior in, a decision out.
+
+memory      the chain's frozen hold-out rows
+intake      a batch, checked, split and tokenised
+training    prior, fit, and the posterior's health
+trial       candidate against champion: drift, report, verdicts
+recording   the MLflow run, the version, the alias
+learn       the composition, readable in a minute
+"""
+
+from __future__ import annotations
+
+from bhpeft.rounds.learn import IO_STEPS, Outcome, direct, learn, pending, roll_back
+
+__all__ = ["learn", "pending", "roll_back", "Outcome", "direct", "IO_STEPS"]

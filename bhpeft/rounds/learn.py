@@ -1,0 +1,292 @@
+"""Learn one batch: the whole round, as a composition of named steps.
+
+Each step goes through `run`, which by default just calls it. A flow passes a runner that makes
+every step a task of its own and retries the ones that only read or write (`IO_STEPS`); the round
+itself knows nothing of that.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bhpeft.data.batch import Batch, landed, unreadable
+from bhpeft.data.check import check
+from bhpeft.data.contract import Contract, load_contract
+from bhpeft.data.quarantine import quarantine, quarantined
+from bhpeft.errors import BatchAlreadyLearned, BatchError, ContractViolation
+from bhpeft.registry import Move, Registry, RoundRun, Version
+from bhpeft.stream import Stream
+
+Run = Callable[..., Any]
+Lock = Callable[[], AbstractContextManager[Any]]
+# Called with a stage's name, how much of it is done and how much there is.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a round ended, as plain data.
+
+    Attributes:
+        decision: "promoted", "refused", "held" or "quarantined".
+        version, prior_version: the candidate's number and its prior's; None where there is none.
+        metrics: the report's numbers by name.
+        verdicts: each gate's verdict as a mapping.
+        drift: whether drift was flagged; None where it could not be judged.
+        reason: one line why.
+        run_url: the MLflow run's page, where a server shows it.
+    """
+
+    stream: str
+    batch_id: str
+    decision: str
+    version: int | None
+    prior_version: int | None
+    reason: str
+    seconds: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
+    drift: bool | None = None
+    run_url: str | None = None
+
+
+def direct(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a step; the runner where nothing orchestrates."""
+    return step(*args, **kwargs)
+
+
+def pending(stream: Stream, registry: Registry) -> list[Batch]:
+    """Return the batches still to be learned, oldest first.
+
+    pending = landed − learned by the champion's chain − refused − held − quarantined. A batch
+    delivered twice under two names is one batch.
+    """
+    champion = registry.champion(stream.name)
+    settled = set(registry.learned(stream.name, champion.number if champion else None))
+    settled |= registry.refused(stream.name)
+    settled |= {digest for version in registry.held(stream.name) for digest in version.batches}
+    settled |= quarantined(stream.quarantine).keys()
+    waiting: dict[str, Batch] = {}
+    for batch in landed(stream.landing, stream.name):
+        if batch.digest not in settled:
+            waiting.setdefault(batch.digest, batch)
+    return list(waiting.values())
+
+
+def learn(
+    stream: Stream,
+    batch: Batch,
+    registry: Registry,
+    *,
+    run: Run = direct,
+    lock: Lock = nullcontext,
+    by: str = "bhpeft",
+    progress: Progress | None = None,
+) -> Outcome:
+    """Run the round of one batch, from its contract to the champion alias.
+
+    Args:
+        stream: the stream.
+        batch: the landed batch.
+        registry: where versions and aliases live.
+        run: calls each step; `direct`, or a flow's task runner.
+        lock: makes the context under which the alias may be moved.
+        by: who asked, for the promotion log.
+        progress: told how far the long stages are.
+
+    Raises:
+        BatchAlreadyLearned: the champion's chain holds this batch.
+        FitError, StateError, ModelError, RegistryError: the round ended without a decision; the
+            batch stays pending and the champion where it was.
+    """
+    began = time.monotonic()
+    parent = run(find_parent, stream, registry, lock)
+    _refuse_repetition(stream, batch, registry, parent)
+    contract = load_contract(stream.contract)
+    try:
+        run(check_batch, batch, contract)
+    except BatchError as problem:
+        url = run(set_aside, stream, batch, registry, problem)
+        return _quarantined(stream, batch, parent, problem, url, began)
+    earlier = registry.attempt(stream.name, parent.number if parent else None, batch.digest)
+    if earlier is None:
+        made = _make_version(stream, batch, contract, registry, parent, run, progress)
+    else:
+        from bhpeft.rounds.recording import remembered
+
+        made = remembered(earlier, registry)
+    run(conclude, registry, made, parent, lock, by)
+    return _outcome(stream, batch, parent, made, began)
+
+
+def find_parent(stream: Stream, registry: Registry, lock: Lock) -> Version | None:
+    """Return the champion, after mending what a crash may have left half done."""
+    registry.repair(stream.name, lock=lock)
+    return registry.champion(stream.name)
+
+
+def check_batch(batch: Batch, contract: Contract) -> None:
+    """Check the batch's files and rows against the contract."""
+    check(batch, contract)
+
+
+def set_aside(
+    stream: Stream, batch: Batch | Path, registry: Registry, problem: BatchError
+) -> str | None:
+    """Put a batch in quarantine, and on record in MLflow; return the record's page."""
+    quarantine(batch, problem, stream.quarantine)
+    if not isinstance(batch, Batch):
+        return None
+    reasons = problem.reasons if isinstance(problem, ContractViolation) else []
+    registry.quarantined(
+        stream.name, batch.batch_id, digest=batch.digest, error=problem.message, reasons=reasons
+    )
+    return None
+
+
+def set_unreadable_aside(stream: Stream, registry: Registry) -> list[str]:
+    """Quarantine folders whose manifest cannot be read; return their names."""
+    known = {record["folder"] for record in quarantined(stream.quarantine).values()}
+    broken = [
+        (folder, problem)
+        for folder, problem in unreadable(stream.landing, stream.name)
+        if str(folder) not in known
+    ]
+    for folder, problem in broken:
+        set_aside(stream, folder, registry, problem)
+    return [folder.name for folder, _ in broken]
+
+
+def _make_version(
+    stream: Stream,
+    batch: Batch,
+    contract: Contract,
+    registry: Registry,
+    parent: Version | None,
+    run: Run,
+    progress: Progress | None,
+) -> Any:
+    """Train, examine and register the candidate, inside one MLflow run."""
+    # The heavy half of the library: a watch that finds nothing pending never loads it.
+    from bhpeft.rounds import recording, steps
+
+    number = parent.number if parent else None
+    with (
+        registry.round_run(stream.name, batch.batch_id, digest=batch.digest, parent=number) as page,
+        tempfile.TemporaryDirectory(prefix="bhpeft-") as desk,
+    ):
+        inherited = run(steps.fetch_parent, registry, parent, Path(desk, "parent"))
+        ready = run(steps.prepare, stream, batch, contract, inherited)
+        trained = run(steps.train_candidate, stream, ready, inherited, progress)
+        trial = run(steps.examine, stream, ready, inherited, trained, progress)
+        run(recording.write_down, page, stream, ready, trained, trial)
+        folder = recording.packed(trained, trial, Path(desk, "candidate"))
+        made: Any = run(recording.register, registry, page, folder, stream, ready, trained, trial)
+    return made
+
+
+def conclude(
+    registry: Registry, made: Any, parent: Version | None, lock: Lock, by: str
+) -> Move | None:
+    """Move the alias, or log why it does not move."""
+    version = made.version
+    if made.decision == "promoted":
+        return registry.promote(
+            version.stream,
+            version.number,
+            expected_parent=parent.number if parent else None,
+            by=by,
+            reason=made.reason,
+            lock=lock,
+        )
+    act = registry.refuse if made.decision == "refused" else registry.hold
+    return act(version.stream, version.number, by=by, reason=made.reason)
+
+
+def roll_back(
+    stream: Stream,
+    to: int,
+    registry: Registry,
+    *,
+    by: str,
+    reason: str,
+    learned_since: str = "refuse",
+    lock: Lock = nullcontext,
+) -> Move:
+    """Make a former champion the champion again; the next round starts from its posterior."""
+    return registry.roll_back(
+        stream.name,
+        to,
+        by=by,
+        reason=reason,
+        learned_since=learned_since,  # type: ignore[arg-type]
+        lock=lock,
+    )
+
+
+def _refuse_repetition(
+    stream: Stream, batch: Batch, registry: Registry, parent: Version | None
+) -> None:
+    if parent is None or batch.digest not in registry.learned(stream.name, parent.number):
+        return
+    raise BatchAlreadyLearned(
+        f"The batch {batch.stream}/{batch.batch_id} has been learned already",
+        found=f"its fingerprint {batch.digest[:12]} in the chain of v{parent.number}",
+        expected="a batch the champion's chain does not hold",
+        remedy="Learning it twice would count every row twice; nothing was changed.",
+    )
+
+
+def _quarantined(
+    stream: Stream,
+    batch: Batch,
+    parent: Version | None,
+    problem: BatchError,
+    url: str | None,
+    began: float,
+) -> Outcome:
+    return Outcome(
+        stream=stream.name,
+        batch_id=batch.batch_id,
+        decision="quarantined",
+        version=None,
+        prior_version=parent.number if parent else None,
+        reason=problem.message,
+        seconds=time.monotonic() - began,
+        run_url=url,
+    )
+
+
+def _outcome(
+    stream: Stream, batch: Batch, parent: Version | None, made: Any, began: float
+) -> Outcome:
+    return Outcome(
+        stream=stream.name,
+        batch_id=batch.batch_id,
+        decision=made.decision,
+        version=made.version.number,
+        prior_version=parent.number if parent else None,
+        reason=made.reason,
+        seconds=time.monotonic() - began,
+        metrics=made.metrics,
+        verdicts=made.verdicts,
+        drift=made.drift,
+        run_url=made.run_url,
+    )
+
+
+# Steps that only read or write, so that doing them again is safe and may help.
+IO_STEPS = {
+    "find_parent",
+    "check_batch",
+    "set_aside",
+    "fetch_parent",
+    "write_down",
+    "conclude",
+}

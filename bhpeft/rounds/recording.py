@@ -1,0 +1,181 @@
+"""Write a round down: the MLflow run, the version with its tags, and the words on its page."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bhpeft.judgement.figures import round_figures
+from bhpeft.judgement.gates import Decision
+from bhpeft.judgement.table import gate_table, headline
+from bhpeft.learning.plan import Plan
+from bhpeft.registry import Registry, RoundRun, Version
+from bhpeft.rounds.steps import Ready
+from bhpeft.rounds.training import Trained
+from bhpeft.rounds.trial import Trial
+from bhpeft.stream import Stream
+
+DECIDED = {"promote": "promoted", "refuse": "refused", "hold": "held"}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A registered candidate and what was decided about it."""
+
+    version: Version
+    decision: str
+    reason: str
+    metrics: dict[str, float]
+    verdicts: list[dict[str, Any]]
+    drift: bool | None
+    run_url: str | None
+
+
+def write_down(
+    page: RoundRun, stream: Stream, ready: Ready, trained: Trained, trial: Trial
+) -> None:
+    """Put parameters, the training curve, metrics, figures and reports on the round's run."""
+    page.params(_parameters(stream, ready, trained))
+    page.dataset(
+        source=str(ready.intake.batch.folder),
+        rows=ready.intake.batch.rows,
+        schema={field.name: str(field.type) for field in ready.intake.contract.arrow},
+    )
+    page.curve([_named(point) for point in trained.fitted.curve])
+    page.metrics(_metrics(trained, trial))
+    page.figures(round_figures(trial.evidence, trial.report, trained.fitted.curve))
+    with tempfile.TemporaryDirectory(prefix="bhpeft-report-") as desk:
+        page.files(_reports(trial, Path(desk)))
+    page.describe(f"{headline(trial.decision)}\n\n{gate_table(trial.decision)}")
+
+
+def packed(trained: Trained, trial: Trial, folder: Path) -> Path:
+    """Write the candidate's files: its state and its memory."""
+    trial.state.save(folder)
+    trial.memory.save(folder)
+    return folder
+
+
+def register(
+    registry: Registry,
+    page: RoundRun,
+    folder: Path,
+    stream: Stream,
+    ready: Ready,
+    trained: Trained,
+    trial: Trial,
+) -> Made:
+    """Register the candidate with its tags, whatever was decided about it."""
+    decision, reason = DECIDED[trial.decision.outcome], reason_of(trial.decision)
+    metrics, verdicts = _metrics(trained, trial), [asdict(v) for v in trial.decision.verdicts]
+    drift = trial.drift.drifted if trial.drift else None
+    spec = trial.state.spec
+    version = registry.register(
+        page,
+        folder,
+        decision=decision,
+        description=f"{headline(trial.decision)}\n\n{gate_table(trial.decision)}",
+        tags={
+            "reason": reason,
+            "drift": drift,
+            "verdicts": verdicts,
+            "metrics": metrics,
+            "variant": spec.variant,
+            "kl_weight": spec.kl_weight,
+            "forgetting": spec.forgetting,
+            "base_model": spec.base,
+            "base_revision": spec.revision,
+            "base_fingerprint": spec.fingerprint,
+            "gauge": spec.gauge,
+            "contract": ready.intake.contract.name,
+            "contract_version": ready.intake.contract.version,
+            "rows": len(ready.intake.train),
+        },
+    )
+    return Made(version, decision, reason, metrics, verdicts, drift, registry.link(page))
+
+
+def remembered(version: Version, registry: Registry) -> Made:
+    """Return what an interrupted attempt of the same round had already registered."""
+    tags = version.tags
+    return Made(
+        version=version,
+        decision=version.decision,
+        reason=tags.get("bhpeft.reason", ""),
+        metrics=json.loads(tags.get("bhpeft.metrics") or "{}"),
+        verdicts=json.loads(tags.get("bhpeft.verdicts") or "[]"),
+        drift=json.loads(tags.get("bhpeft.drift") or "null"),
+        run_url=registry.link(version),
+    )
+
+
+def reason_of(decision: Decision) -> str:
+    """Return in one line why: the reasons of the gates that stopped the candidate, or none did."""
+    stopped = {"refuse": ("fail",), "hold": ("hold", "not_evaluable")}.get(decision.outcome, ())
+    lines = [v.reason for v in decision.verdicts if v.outcome in stopped]
+    if lines:
+        return "; ".join(lines)
+    passed = sum(v.outcome == "pass" for v in decision.verdicts)
+    return f"{passed} of {len(decision.verdicts)} gates passed, none failed"
+
+
+def _parameters(stream: Stream, ready: Ready, trained: Trained) -> dict[str, object]:
+    spec = trained.state.spec
+    plan = asdict(Plan(**stream.learning.plan))
+    return {
+        "stream": stream.name,
+        "variant": spec.variant,
+        "methods": "+".join(spec.methods),
+        "kl_weight": spec.kl_weight,
+        "forgetting": spec.forgetting,
+        "draws": spec.draws,
+        "base_model": spec.base,
+        "base_fingerprint": spec.fingerprint[:12],
+        "gaussian_weights": trained.state.posterior.size,
+        "point_weights": sum(value.numel() for value in trained.state.point.values()),
+        "training_rows": len(ready.intake.train),
+        "holdout_rows": len(ready.intake.holdout),
+        "contract_version": ready.intake.contract.version,
+        "device": str(ready.model.device),
+        **{f"method/{name}": json.dumps(dict(settings)) for name, settings in spec.methods.items()},
+        **{f"plan/{name}": value for name, value in plan.items()},
+    }
+
+
+def _named(point: dict[str, float]) -> dict[str, float | None]:
+    return {name if name == "step" else f"training/{name}": value for name, value in point.items()}
+
+
+def _metrics(trained: Trained, trial: Trial) -> dict[str, float]:
+    fitted = trained.fitted
+    return {
+        **trial.report.metrics(),
+        "training/steps": float(fitted.steps),
+        "training/epochs": float(fitted.epochs),
+        "training/seconds": fitted.seconds,
+    }
+
+
+def _reports(trial: Trial, desk: Path) -> dict[str, Path | str]:
+    files: dict[str, Path | str] = {
+        "report.json": _json(desk / "report.json", trial.report.as_dict()),
+        "gates.json": _json(
+            desk / "gates.json",
+            {
+                "decision": DECIDED[trial.decision.outcome],
+                "verdicts": [asdict(verdict) for verdict in trial.decision.verdicts],
+            },
+        ),
+    }
+    if trial.drift is not None:
+        files["drift/evidently.html"] = trial.drift.save_html(desk / "evidently.html")
+        files["drift/evidently.json"] = _json(desk / "evidently.json", trial.drift.json)
+    return files
+
+
+def _json(path: Path, value: Any) -> Path:
+    path.write_text(json.dumps(value, indent=2, default=str), encoding="utf-8")
+    return path

@@ -1,0 +1,102 @@
+"""The steps of a round that learn and examine: each one function over plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bhpeft.data.batch import Batch
+from bhpeft.data.contract import Contract
+from bhpeft.learning.state import AdapterState
+from bhpeft.models.adapted import AdaptedModel
+from bhpeft.registry import Registry, Version
+from bhpeft.rounds.intake import Intake, take_in
+from bhpeft.rounds.memory import Memory
+from bhpeft.rounds.training import Trained, model_of, train
+from bhpeft.rounds.trial import Trial, put_to_trial
+from bhpeft.stream import Stream
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What a round gets from the champion: its state, its memory and what it costs to use.
+
+    Attributes:
+        version: the champion.
+        state: its posterior and point weights.
+        memory: the chain's frozen hold-out rows with the champion's scores.
+        state_bytes: the size of its files.
+    """
+
+    version: Version
+    state: AdapterState
+    memory: Memory
+    state_bytes: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A model and a batch, ready for training."""
+
+    model: AdaptedModel
+    intake: Intake
+
+
+def fetch_parent(registry: Registry, parent: Version | None, folder: Path) -> Inherited | None:
+    """Download the champion's files, checked against their checksums; None in round 0."""
+    if parent is None:
+        return None
+    registry.download(parent, folder)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    return Inherited(parent, AdapterState.load(folder), Memory.load(folder), size)
+
+
+def prepare(
+    stream: Stream, batch: Batch, contract: Contract, inherited: Inherited | None
+) -> Ready:
+    """Build the model and take the batch in."""
+    parent = inherited.state if inherited else None
+    model = model_of(stream, contract, parent)
+    if parent is not None:
+        parent.check_layout(model.shapes)
+    return Ready(model, take_in(stream, batch, contract, model, stream.cache))
+
+
+def train_candidate(
+    stream: Stream, ready: Ready, inherited: Inherited | None, progress: Progress | None
+) -> Trained:
+    """Fit the candidate from the champion's posterior."""
+    watch = None if progress is None else _stage(progress, "train")
+    return train(
+        stream, ready.intake, ready.model, inherited.state if inherited else None, watch
+    )
+
+
+def examine(
+    stream: Stream,
+    ready: Ready,
+    inherited: Inherited | None,
+    trained: Trained,
+    progress: Progress | None,
+) -> Trial:
+    """Score candidate and champion, measure drift, build the report and decide."""
+    watch = None if progress is None else _stage(progress, "judge")
+    return put_to_trial(
+        stream,
+        ready.model,
+        ready.intake,
+        trained,
+        champion=inherited.state if inherited else None,
+        memory=inherited.memory if inherited else None,
+        watch=watch,
+    )
+
+
+def _stage(progress: Progress, name: str) -> Callable[[int, int], None]:
+    def watch(done: int, total: int) -> None:
+        progress(name, done, total)
+
+    return watch

@@ -1,0 +1,222 @@
+"""Put the candidate to trial: the same rows for it and the champion, then drift, report, gates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from bhpeft.judgement.drift import DEFAULT_COLUMNS, DriftColumn, DriftReport, drift_report
+from bhpeft.judgement.drift_columns import DriftTable
+from bhpeft.judgement.gates import Decision, decide
+from bhpeft.judgement.report import Evidence, RoundReport, build_report
+from bhpeft.judgement.scored import Comparison, Scored
+from bhpeft.learning.predict import Predictor
+from bhpeft.learning.state import AdapterState
+from bhpeft.models.adapted import AdaptedModel
+from bhpeft.rounds.intake import Intake, label_indices
+from bhpeft.rounds.memory import BATCH, Memory, kept
+from bhpeft.rounds.training import Trained
+from bhpeft.stream import Stream
+
+Watch = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial found.
+
+    Attributes:
+        evidence, report, decision: what was seen, what it amounts to, what follows.
+        drift: the drift report with its Evidently page; None in round 0.
+        state: the candidate, with its abstention threshold set.
+        memory: the hold-out rows the candidate's successors will be held to.
+    """
+
+    evidence: Evidence
+    report: RoundReport
+    decision: Decision
+    drift: DriftReport | None
+    state: AdapterState
+    memory: Memory
+
+
+def put_to_trial(
+    stream: Stream,
+    model: AdaptedModel,
+    intake: Intake,
+    trained: Trained,
+    *,
+    champion: AdapterState | None,
+    memory: Memory | None,
+    watch: Watch | None = None,
+) -> Trial:
+    """Score both models on rows neither was trained on, and decide.
+
+    Args:
+        stream: gates, drift columns and the abstention share.
+        model: the model both states are swapped into.
+        intake: the batch; only its hold-out and selection rows are used.
+        trained: the candidate.
+        champion: the parent's state; None in round 0.
+        memory: the parent's frozen hold-out rows; None in round 0.
+        watch: told how many rows are scored, and how many there are.
+    """
+    text, rows = intake.contract.text, intake.holdout
+    counter = _Counter(watch, _rows_to_score(intake, champion, memory))
+    candidate = Predictor(model, trained.state)
+    labels = label_indices(rows, intake.contract)
+    began = time.perf_counter()
+    mine = candidate.probabilities(rows[text].tolist(), watch=counter)
+    pace = (time.perf_counter() - began) / max(1, len(rows)) * 1000
+    theirs = None
+    if champion is not None:
+        theirs = Predictor(model, champion).probabilities(rows[text].tolist(), watch=counter)
+    vectors = candidate.embeddings(rows[text].tolist())
+    known = _known(memory, candidate, text, counter)
+    drift = _drift(stream, intake, theirs, vectors, memory)
+    evidence = Evidence(
+        labels=intake.contract.labels,
+        holdout=_comparison("holdout", rows, labels, mine, theirs),
+        regression=_regression(memory, known, intake),
+        slices=tuple(intake.contract.slices),
+        drift=drift,
+        posterior=trained.health,
+        cost={"milliseconds_per_row": pace, "seconds": trained.fitted.seconds},
+        shares=intake.label_shares,
+    )
+    report = build_report(evidence, seed=stream.learning.seed)
+    return Trial(
+        evidence=evidence,
+        report=report,
+        decision=decide(report, stream.gates),
+        drift=drift,
+        state=trained.state.with_spec(abstain_above=_threshold(stream, candidate, intake, counter)),
+        memory=_remembered(stream, intake, memory, known, mine, vectors),
+    )
+
+
+def _known(
+    memory: Memory | None, candidate: Predictor, text: str, counter: _Counter
+) -> np.ndarray | None:
+    """Return the candidate's draws on the chain's frozen rows; the champion's are stored."""
+    if memory is None:
+        return None
+    return candidate.probabilities(memory.rows[text].tolist(), watch=counter)
+
+
+def _comparison(
+    name: str,
+    rows: pd.DataFrame,
+    labels: np.ndarray,
+    candidate: np.ndarray,
+    champion: np.ndarray | None,
+) -> Comparison:
+    return Comparison(
+        name,
+        rows.reset_index(drop=True),
+        Scored(candidate, labels),
+        None if champion is None else Scored(champion, labels),
+    )
+
+
+def _regression(
+    memory: Memory | None, known: np.ndarray | None, intake: Intake
+) -> tuple[Comparison, ...]:
+    if memory is None or known is None:
+        return ()
+    labels = label_indices(memory.rows, intake.contract)
+    return tuple(
+        _comparison(
+            name,
+            memory.rows.iloc[at],
+            labels[at],
+            known[:, at],
+            memory.probabilities[:, at],
+        )
+        for name, at in memory.sets
+    )
+
+
+def _drift(
+    stream: Stream,
+    intake: Intake,
+    champion: np.ndarray | None,
+    vectors: np.ndarray,
+    memory: Memory | None,
+) -> DriftReport | None:
+    """Compare the new hold-out with what the chain knows, both as the champion sees them."""
+    if memory is None or champion is None:
+        return None
+    contract = intake.contract
+    columns = dict(DEFAULT_COLUMNS)
+    for name, asked in stream.drift.items():
+        usual = columns.get(name)
+        columns[name] = DriftColumn(
+            asked.method, asked.threshold, asked.kind or (usual.kind if usual else "numerical")
+        )
+    names = {contract.text: "text", contract.label: "label"}
+    return drift_report(
+        DriftTable(
+            intake.holdout.rename(columns=names), champion.mean(0), vectors, contract.labels
+        ),
+        DriftTable(
+            memory.rows.drop(columns=BATCH).rename(columns=names),
+            memory.probabilities.mean(0),
+            memory.embeddings,
+            contract.labels,
+        ),
+        columns,
+    )
+
+
+def _threshold(
+    stream: Stream, candidate: Predictor, intake: Intake, counter: _Counter
+) -> float:
+    """Return the entropy above which predictions abstain, chosen on rows no gate looks at."""
+    rows = intake.selection if len(intake.selection) else intake.holdout
+    probs = candidate.probabilities(rows[intake.contract.text].tolist(), watch=counter)
+    entropy = Scored(probs, label_indices(rows, intake.contract)).entropy
+    return float(np.quantile(entropy, 1.0 - stream.prediction.abstain_share))
+
+
+def _remembered(
+    stream: Stream,
+    intake: Intake,
+    memory: Memory | None,
+    known: np.ndarray | None,
+    mine: np.ndarray,
+    vectors: np.ndarray,
+) -> Memory:
+    """Return the candidate's memory: the chain's rows and this batch's, within the file's limits."""
+    most = stream.data.memory_rows
+    rows = intake.holdout.head(most).assign(**{BATCH: intake.batch.batch_id})
+    probabilities, embeddings = mine[:, :most], vectors[:most]
+    if memory is not None and known is not None:
+        rows = pd.concat([memory.rows, rows], ignore_index=True)
+        probabilities = np.concatenate([known, probabilities], axis=1)
+        embeddings = np.concatenate([memory.embeddings, embeddings])
+    stays = kept(list(dict.fromkeys(rows[BATCH])), stream.data.memory_batches)
+    at = np.flatnonzero(rows[BATCH].isin(stays).to_numpy())
+    return Memory(rows.iloc[at].reset_index(drop=True), probabilities[:, at], embeddings[at])
+
+
+def _rows_to_score(intake: Intake, champion: AdapterState | None, memory: Memory | None) -> int:
+    fresh = len(intake.holdout) * (1 if champion is None else 2)
+    side = len(intake.selection) or len(intake.holdout)
+    return fresh + side + (0 if memory is None else len(memory.rows))
+
+
+class _Counter:
+    """Adds up scored rows and tells the watcher."""
+
+    def __init__(self, watch: Watch | None, total: int):
+        self._watch, self._total, self._done = watch, total, 0
+
+    def __call__(self, rows: int) -> None:
+        self._done += rows
+        if self._watch:
+            self._watch(self._done, self._total)
