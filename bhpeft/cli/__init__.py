@@ -1,0 +1,53 @@
+"""The command `bhpeft`: one file per group of commands, nothing heavy imported before it is needed.
+
+setup.py      init, land            a stream's files and its batches
+running.py    round, watch, up, ui  one round, or all streams on their schedules
+reviewing.py  status, history, rollback, predict
+doctor.py     doctor                is this installation able to work?
+demo.py       demo                  the whole story on real data
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bhpeft.cli import demo, doctor, reviewing, running, serving, setup
+from bhpeft.cli.terminal import ClearErrors, version_and_exit
+
+app = typer.Typer(
+    cls=ClearErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Continual learning for LLM adapters: each landed batch updates a Bayesian posterior, "
+    "gates decide, every version can be rolled back.",
+)
+
+
+@app.callback()
+def main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=version_and_exit, is_eager=True, help="Show it, exit."),
+    ] = False,
+) -> None:
+    """Read the options that come before the command; `ClearErrors` uses --debug."""
+
+
+SETUP, WORK, REVIEW = "Set up", "Learn", "Review and decide"
+
+app.command(rich_help_panel=SETUP)(setup.init)
+app.command(rich_help_panel=SETUP)(setup.land)
+app.command(rich_help_panel=SETUP)(doctor.doctor)
+app.command(rich_help_panel=SETUP)(demo.demo)
+app.command("round", rich_help_panel=WORK)(running.round_now)
+app.command(rich_help_panel=WORK)(running.watch)
+app.command(rich_help_panel=WORK)(serving.up)
+app.command(rich_help_panel=WORK)(serving.ui)
+app.command(rich_help_panel=REVIEW)(reviewing.status)
+app.command(rich_help_panel=REVIEW)(reviewing.history)
+app.command(rich_help_panel=REVIEW)(reviewing.rollback)
+app.command(rich_help_panel=REVIEW)(reviewing.predict)

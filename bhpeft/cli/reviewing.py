@@ -1,0 +1,264 @@
+"""See what streams have learned and who decided what; move a champion back; ask it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bhpeft.cli.connection import connected
+from bhpeft.cli.terminal import (
+    HERE,
+    By,
+    Home,
+    Json,
+    StreamName,
+    age,
+    say,
+    show_json,
+    show_table,
+    user,
+)
+from bhpeft.errors import ConfigError, UnknownVersion
+
+if TYPE_CHECKING:
+    from bhpeft.registry import Registry, Version
+    from bhpeft.stream import Stream
+
+
+def status(home: Home = HERE, as_json: Json = False) -> None:
+    """Show every stream: champion, pending batches, last decision, next look."""
+    from bhpeft.registry import Registry
+    from bhpeft.stream import all_streams
+
+    streams = all_streams(home)
+    if not streams and not as_json:
+        say(f"No stream in {home.resolve()}. Create one: [bold]bhpeft init NAME[/bold]")
+        return
+    with connected(home, prefect=False, mlflow=False):
+        coming = _next_runs(home)
+        rows = [_state_of(s, Registry(s.tracking_uri), coming.get(s.name)) for s in streams]
+    if as_json:
+        show_json(rows)
+        return
+    head = ("stream", "champion", "age", "pending", "last decision", "waits for you", "next look")
+    shown = [
+        (
+            r["stream"],
+            r["champion"],
+            age(r["since"]),
+            len(r["pending"]),
+            r["last_decision"],
+            ", ".join(f"version {n}" for n in r["held"]) or None,
+            r["next_run"],
+        )
+        for r in rows
+    ]
+    show_table("", head, shown)
+
+
+def history(stream: StreamName, home: Home = HERE, as_json: Json = False) -> None:
+    """Show who moved the champion of STREAM, when and why, and every version learned."""
+    from bhpeft.registry import Registry
+    from bhpeft.stream import find_stream
+
+    config = find_stream(stream, home)
+    with connected(home, prefect=False, mlflow=False):
+        registry = Registry(config.tracking_uri)
+        moves, versions = registry.history(config.name), registry.versions(config.name)
+    if as_json:
+        show_json({"moves": [asdict(m) for m in moves], "versions": [asdict(v) for v in versions]})
+        return
+    show_table(
+        "Moves",
+        ("when (UTC)", "who", "what", "from", "to", "why"),
+        [
+            (f"{m.when:%Y-%m-%d %H:%M:%S}", m.who, m.kind, m.from_version, m.to_version, m.why)
+            for m in moves
+        ],
+    )
+    show_table(
+        "Versions",
+        ("version", "prior", "batches", "decision", "registered (UTC)", "alias"),
+        [
+            (
+                v.number,
+                v.parent,
+                ", ".join(v.batch_ids),
+                v.decision,
+                f"{v.created:%Y-%m-%d %H:%M:%S}",
+                ", ".join(v.aliases) or None,
+            )
+            for v in versions
+        ],
+    )
+
+
+def rollback(
+    stream: StreamName,
+    to: Annotated[int, typer.Option(help="The version to go back to.", show_default=False)],
+    reason: Annotated[str, typer.Option(help="Why; kept in the log.", show_default=False)],
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--learn-again", help="Make the batches learned since pending again, not refused."
+        ),
+    ] = False,
+    home: Home = HERE,
+    by: By = "",
+    as_json: Json = False,
+) -> None:
+    """Make an older version of STREAM its champion; the next round starts from there."""
+    from bhpeft.stream import find_stream
+
+    config = find_stream(stream, home)
+    if not reason.strip():
+        raise ConfigError("A rollback needs a reason", expected="--reason TEXT")
+    with connected(home):
+        from flows.rollback import rollback as rollback_flow
+
+        state = rollback_flow(
+            stream=stream,
+            to=to,
+            reason=reason,
+            by=user(by),
+            home=str(home.resolve()),
+            learned_since="pending" if again else "refuse",
+            return_state=True,
+        )
+        move: Any = state.result()
+    if as_json:
+        show_json(asdict(move))
+    else:
+        say(
+            f"champion of {config.name}: version {move.from_version} → [bold]version "
+            f"{move.to_version}[/bold]"
+        )
+
+
+def predict(
+    stream: StreamName,
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts.", show_default=False)] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="A file instead: one text a line, or a table as for `land`."),
+    ] = None,
+    version: Annotated[int, typer.Option(help="A version; by default the champion.")] = 0,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Predict labels with probability, entropy and mutual information (nats), or abstain."""
+    from tempfile import TemporaryDirectory
+
+    from bhpeft.registry import Registry
+    from bhpeft.stream import find_stream
+
+    config = find_stream(stream, home)
+    asked = [*(texts or []), *(_texts_of(file, config) if file else [])]
+    if not asked:
+        raise ConfigError("There is nothing to predict", expected="TEXT … or --file FILE")
+    with connected(home, prefect=False), TemporaryDirectory() as folder:
+        registry = Registry(config.tracking_uri)
+        chosen = _chosen(registry, config, version)
+        where = registry.download(chosen, Path(folder))
+        from bhpeft.learning.predict import Predictor
+
+        frame = Predictor.load(where).predict(asked)
+    frame.insert(0, "text", asked)
+    rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records"))
+    if as_json:
+        show_json({"stream": config.name, "version": chosen.number, "predictions": rows})
+        return
+    show_table(
+        f"{chosen}",
+        ("text", "label", "probability", "entropy", "mutual information", "abstains"),
+        [
+            (
+                r["text"][:60],
+                r["label"],
+                f"{r['probability']:.3f}",
+                f"{r['entropy']:.3f}",
+                f"{r['mutual_information']:.4f}",
+                "yes" if r["abstain"] else "",
+            )
+            for r in rows
+        ],
+    )
+
+
+def _state_of(stream: Stream, registry: Registry, coming: Any) -> dict[str, Any]:
+    from bhpeft.rounds import pending
+
+    champion, moves = registry.champion(stream.name), registry.history(stream.name)
+    versions = registry.versions(stream.name)
+    since = [m.when for m in moves if m.moves_champion]
+    return {
+        "stream": stream.name,
+        "champion": champion.number if champion else None,
+        "since": since[-1] if since else None,
+        "pending": [batch.batch_id for batch in pending(stream, registry)],
+        "last_decision": versions[-1].decision if versions else None,
+        "held": [version.number for version in registry.held(stream.name)],
+        "next_run": coming,
+    }
+
+
+def _next_runs(home: Path) -> dict[str, Any]:
+    """Return each stream's next scheduled look, or nothing where no Prefect server runs."""
+    import os
+
+    from flows.processes import answers
+
+    url = os.environ.get("PREFECT_API_URL", "")
+    if not url or not answers(f"{url.rstrip('/')}/health"):
+        return {}
+    from flows.deployments import next_runs
+
+    return next_runs(home)
+
+
+def _chosen(registry: Registry, stream: Stream, number: int) -> Version:
+    if number:
+        return registry.version(stream.name, number)
+    champion = registry.champion(stream.name)
+    if champion is None:
+        raise UnknownVersion(
+            f"Stream {stream.name!r} has no champion yet",
+            expected="a version that passed its gates",
+            remedy=f"Land a batch and run: bhpeft round {stream.name}",
+        )
+    return champion
+
+
+def _texts_of(file: Path, stream: Stream) -> list[str]:
+    if not file.is_file():
+        raise ConfigError(f"There is no file {file}")
+    if file.suffix.lower() in {".txt", ""}:
+        lines = file.read_text(encoding="utf-8").splitlines()
+        return [line for line in lines if line.strip()]
+    return _column_of(file, stream)
+
+
+def _column_of(file: Path, stream: Stream) -> list[str]:
+    import pandas as pd
+
+    from bhpeft.data.contract import load_contract
+
+    column = load_contract(stream.contract).text
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
+        frame = pd.read_parquet(file)
+    elif suffix == ".csv":
+        frame = pd.read_csv(file)
+    else:
+        frame = pd.read_json(file, lines=True)
+    if column not in frame:
+        raise ConfigError(
+            f"{file} has no column {column!r}",
+            found=", ".join(map(str, frame.columns)),
+            expected="the contract's text column",
+        )
+    return [str(text) for text in frame[column]]

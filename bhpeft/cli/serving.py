@@ -1,0 +1,132 @@
+"""Keep the servers up: with a worker and all schedules, or just to look at what there is."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bhpeft.cli.terminal import HERE, Home, say, show_error
+from bhpeft.errors import BhpeftError, ServerError
+
+if TYPE_CHECKING:
+    from flows.processes import Child
+    from flows.servers import Servers
+
+Port = Annotated[int | None, typer.Option(help="Port; by default the usual one if it is free.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines.")]
+
+
+def up(
+    home: Home = HERE,
+    prefect_port: Port = None,
+    mlflow_port: Port = None,
+    host: Host = "127.0.0.1",
+) -> None:
+    """Run both servers, a worker and the schedules of all streams until Ctrl-C."""
+    with _until_told(), _servers(home, prefect_port, mlflow_port, host) as servers:
+        from flows import processes
+        from flows.worker import start_worker
+
+        seen = _deploy(servers, None)
+        worker = start_worker(servers)
+        try:
+            say("A worker runs; batches are learned as they land. Ctrl-C stops everything.")
+            while True:
+                _check_alive(servers, worker)
+                time.sleep(1)
+                seen = _deploy(servers, seen)
+        finally:
+            say("Stopping …")
+            # First, while the server still listens: its runs then end as Crashed, not Running.
+            processes.stop(worker.pid)
+
+
+def ui(
+    home: Home = HERE,
+    prefect_port: Port = None,
+    mlflow_port: Port = None,
+    host: Host = "127.0.0.1",
+) -> None:
+    """Show both user interfaces on what a home holds until Ctrl-C; nothing is learned."""
+    with _until_told(), _servers(home, prefect_port, mlflow_port, host) as servers:
+        say("Nothing is learned meanwhile. Ctrl-C stops both.")
+        while True:
+            _check_alive(servers)
+            time.sleep(1)
+
+
+@contextmanager
+def _servers(
+    home: Path, prefect_port: int | None, mlflow_port: int | None, host: str
+) -> Iterator[Servers]:
+    from rich.console import Console
+
+    from flows.environment import applied
+    from flows.servers import start_servers
+
+    with Console(stderr=True).status("Starting Prefect and MLflow …"):
+        servers = start_servers(home, prefect_port=prefect_port, mlflow_port=mlflow_port, host=host)
+    try:
+        for server in servers.all:
+            say(f"[bold]{server.name:8}[/bold] {server.url}   (log {server.log})")
+        with applied(servers.env):
+            yield servers
+    finally:
+        servers.stop()
+
+
+@contextmanager
+def _until_told() -> Iterator[None]:
+    """Let SIGTERM stop the scope as Ctrl-C does, and end without a traceback."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("Stopped.")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _deploy(servers: Servers, seen: dict[Path, float] | None) -> dict[Path, float]:
+    """Deploy the streams anew when a stream file came, went or changed; return what was seen."""
+    from bhpeft.stream import all_streams, stream_files
+
+    files = {path: path.stat().st_mtime for path in stream_files(servers.home).values()}
+    if files == seen:
+        return files
+    from flows.deployments import deploy_all
+
+    try:
+        streams = all_streams(servers.home)
+        deploy_all(streams, servers.home, servers.env)
+    except BhpeftError as error:
+        show_error(error)  # the other streams, and the last good state of this one, go on
+        return files
+    names = ", ".join(f"{s.name} ({s.schedule.cron or s.schedule.interval})" for s in streams)
+    say(f"Watching {names or 'no stream yet; `bhpeft init NAME` makes one'}.")
+    return files
+
+
+def _check_alive(servers: Servers, worker: Child | None = None) -> None:
+    from flows import processes
+
+    logs = {server.name: (server.pid, Path(server.log)) for server in servers.all}
+    if worker:
+        logs["worker"] = (worker.pid, worker.log)
+    for name, (pid, log) in logs.items():
+        if not processes.alive(pid):
+            raise ServerError(
+                f"The {name} has ended by itself",
+                expected="a process that runs until it is stopped",
+                remedy=f"Its log {log} ends with:\n{processes.last_lines(log)}",
+            )

@@ -1,0 +1,220 @@
+"""Put every stream's `watch` on its schedule, and let no lost round stay Running."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterTags,
+    FlowFilter,
+    FlowFilterName,
+)
+from prefect.client.schemas.objects import (
+    ConcurrencyLimitConfig,
+    ConcurrencyLimitStrategy,
+    StateType,
+)
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.deployments.runner import RunnerDeployment
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.schedules import Cron, Interval, Schedule
+from prefect.types.entrypoint import EntrypointType
+from prefect.workers.process import ProcessWorker
+
+from bhpeft.errors import ServerError
+from flows.locks import ensure_limits
+from flows.watch import watch
+
+if TYPE_CHECKING:
+    from bhpeft.stream import Stream
+
+HOUR = timedelta(hours=1)
+WORK_POOL = "bhpeft"
+# A second watch would find the same batches; the running one looks again before it ends.
+ONE_AT_A_TIME = ConcurrencyLimitConfig(
+    limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
+)
+TAG = "bhpeft"
+REAPER = "bhpeft: a round without heartbeat is crashed"
+# Three missed heartbeats of 30 s each (flows/environment.py sets that rhythm).
+SILENCE = timedelta(seconds=90)
+ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut", "Paused", "Suspended")
+
+
+def deploy_all(streams: Iterable[Stream], home: Path, env: dict[str, str]) -> list[str]:
+    """Deploy the watch of each stream of `home`, forget those of streams that are gone.
+
+    Args:
+        streams: what is to be watched.
+        home: the folder of their files, on the worker's machine.
+        env: variables the rounds' processes need (`Servers.env`).
+
+    Returns:
+        The deployments' names, "watch/<stream>".
+    """
+    ensure_work_pool()
+    streams = list(streams)
+    names = [deploy(stream, home, env) for stream in streams]
+    forget_all_but({stream.name for stream in streams}, home)
+    ensure_reaper()
+    return names
+
+
+def deploy(stream: Stream, home: Path, env: dict[str, str]) -> str:
+    """Deploy the watch of `stream` on its schedule; one run at a time, a second one is cancelled.
+
+    Cancelling loses nothing: the running watch looks for pending batches until there is none.
+    """
+    ensure_limits(stream.name)
+    # Named by module, not by file: the same where bhpeft is an installed wheel.
+    deployment = RunnerDeployment.from_flow(
+        watch,
+        name=stream.name,
+        schedule=_schedule(stream),
+        parameters={"stream": stream.name, "home": str(home.resolve())},
+        concurrency_limit=ONE_AT_A_TIME,
+        tags=[TAG],
+        description=stream.description or f"Learns the pending batches of {stream.name}.",
+        work_pool_name=WORK_POOL,
+        job_variables={"env": dict(env), "working_dir": str(home.resolve())},
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    deployment.apply()
+    return f"{watch.name}/{stream.name}"
+
+
+def forget_all_but(kept: set[str], home: Path) -> list[str]:
+    """Delete this home's watches of other streams, with their scheduled runs; return their names.
+
+    A server may serve several homes: a deployment of another home is left alone.
+    """
+    gone = []
+    with get_client(sync_client=True) as client:
+        for deployment in _watches(client, home):
+            if deployment.name not in kept:
+                client.delete_deployment(deployment.id)
+                gone.append(deployment.name)
+    return gone
+
+
+def next_runs(home: Path) -> dict[str, datetime]:
+    """Return when each watched stream of `home` looks for batches next."""
+    with get_client(sync_client=True) as client:
+        watches = {deployment.id: deployment.name for deployment in _watches(client, home)}
+        runs = client.get_scheduled_flow_runs_for_deployments(list(watches)) if watches else []
+    coming: dict[str, datetime] = {}
+    for run in runs:
+        if run.deployment_id and (at := run.expected_start_time):
+            name = watches[run.deployment_id]
+            coming[name] = min(at, coming.get(name, at))
+    return coming
+
+
+def ensure_work_pool() -> None:
+    """Create the work pool whose rounds are processes on the worker's machine."""
+    pool = WorkPoolCreate(
+        name=WORK_POOL,
+        type="process",
+        base_job_template=ProcessWorker.get_default_base_job_template(),
+        description="Rounds of bhpeft streams.",
+    )
+    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
+        client.create_work_pool(pool)
+
+
+def ensure_reaper(silence: timedelta = SILENCE) -> None:
+    """Install the automation that marks a round Crashed when its heartbeats stop.
+
+    Prefect's own server leaves the run of a lost machine in Running for ever. Only runs of flows
+    deployed by bhpeft are watched: others may beat more slowly.
+    """
+    wanted = _reaper(silence)
+    with get_client(sync_client=True) as client:
+        found = client.read_automations_by_name(REAPER)
+        if not found:
+            client.create_automation(wanted)
+        for extra in found[1:]:
+            client.delete_automation(extra.id)
+        if found:
+            client.update_automation(found[0].id, wanted)
+
+
+def await_scheduled_run(timeout: float = 30.0) -> float:
+    """Set a schedule, wait for its first run to be planned, remove both; return the seconds.
+
+    A server can look healthy and never plan a run: Prefect 3.8.8 on SQLAlchemy 2.1 does.
+
+    Raises:
+        ServerError: no run was planned within `timeout` seconds.
+    """
+    with get_client(sync_client=True) as client:
+        begun = time.monotonic()
+        # Nothing fetches runs of a deployment without a work pool: it is planned, never run.
+        deployment = client.create_deployment(
+            client.create_flow_from_name("bhpeft-doctor"),
+            name=f"schedule-{uuid4().hex[:8]}",
+            schedules=[DeploymentScheduleCreate(schedule=IntervalSchedule(interval=HOUR))],
+        )
+        try:
+            while not client.get_scheduled_flow_runs_for_deployments([deployment]):
+                if time.monotonic() - begun > timeout:
+                    raise ServerError(
+                        "The Prefect server does not plan scheduled runs",
+                        found=f"none within {timeout:.0f} s",
+                        expected="one within 10 s",
+                        remedy="Check sqlalchemy<2.1 where the server runs, then restart it.",
+                    )
+                time.sleep(0.5)
+        finally:
+            client.delete_deployment(deployment)  # with its planned runs
+        return time.monotonic() - begun
+
+
+def _reaper(silence: timedelta) -> AutomationCore:
+    heartbeat = "prefect.flow-run.heartbeat"
+    trigger = EventTrigger(
+        after={heartbeat},
+        expect={heartbeat, *(f"prefect.flow-run.{ending}" for ending in ENDINGS)},
+        match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+        match_related=ResourceSpecification(
+            {"prefect.resource.role": ["tag"], "prefect.resource.id": [f"prefect.tag.{TAG}"]}
+        ),
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=silence,
+    )
+    crash = ChangeFlowRunState(
+        name="Crashed",
+        state=StateType.CRASHED,
+        message=f"No heartbeat for {silence.total_seconds():.0f} s: process or machine lost.",
+        force=False,
+    )
+    return AutomationCore(name=REAPER, trigger=trigger, actions=[crash])
+
+
+def _watches(client: SyncPrefectClient, home: Path) -> list[Any]:
+    found = client.read_deployments(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[watch.name])),
+        deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG])),
+    )
+    return [d for d in found if d.parameters.get("home") == str(home.resolve())]
+
+
+def _schedule(stream: Stream) -> Schedule | None:
+    when = stream.schedule
+    if when.cron:
+        return Cron(when.cron, timezone=when.timezone)
+    return Interval(when.seconds, timezone=when.timezone) if when.seconds else None

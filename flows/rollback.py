@@ -1,0 +1,49 @@
+"""Roll a stream back to an older version as a Prefect flow, so that the move has a run to show."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from flows.locks import ensure_limits, promotion_lock
+from flows.steps import step_runner
+
+
+@flow(name="rollback", flow_run_name="{stream} → version {to}", persist_result=False)
+def rollback(
+    stream: str,
+    to: int,
+    reason: str,
+    by: str,
+    home: str | None = None,
+    learned_since: str = "refuse",
+) -> State[Any]:
+    """Move the champion of `stream` to version `to`; the next round starts from there.
+
+    Batches learned since are refused, or made "pending" again, as `learned_since` says. A round
+    that runs meanwhile finds its parent no longer champion, and does not promote.
+    """
+    from bhpeft.registry import Registry
+    from bhpeft.rounds import roll_back
+    from bhpeft.stream import find_stream
+
+    config = find_stream(stream, Path(home) if home else None)
+    ensure_limits(config.name)
+    # Not retried: a person waits for the answer, and an answer lost on the way may have been yes.
+    move = step_runner()(
+        roll_back,
+        config,
+        to,
+        Registry(config.tracking_uri),
+        by=by,
+        reason=reason,
+        learned_since=learned_since,
+        lock=partial(promotion_lock, config.name),
+    )
+    message = f"{config.name} · champion is version {to} ({by}): {reason}"
+    return Completed(name="Rolled back", message=message, data=move)
