@@ -157,7 +157,7 @@ class UnknownVersion(RegistryError):
 
 
 class StaleParent(RegistryError):
-    """The champion moved while the round ran, so its candidate continues a chain no longer in use."""
+    """The champion moved while the round ran; its candidate continues a chain no longer in use."""
 
 
 class ServerError(BhpeftError):

@@ -124,12 +124,12 @@ class Stream(Section):
     home: Path
     data: Data
     model: Model
-    learning: Learning = Field(default_factory=Learning)
-    prediction: Prediction = Field(default_factory=Prediction)
+    learning: Learning = Learning()
+    prediction: Prediction = Prediction()
     drift: dict[str, DriftColumn] = Field(default_factory=dict)
     gates: dict[str, dict[str, float] | bool] = Field(default_factory=dict)
-    schedule: Schedule = Field(default_factory=Schedule)
-    tracking: Tracking = Field(default_factory=Tracking)
+    schedule: Schedule = Schedule()
+    tracking: Tracking = Tracking()
 
     @field_validator("name")
     @classmethod

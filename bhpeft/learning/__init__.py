@@ -1,0 +1,9 @@
+"""Learning one batch: variants as data, the state as a value, the fit, the prediction.
+
+variants   which weights are Gaussian, under which first prior: BH_PEFT, BLOB
+plan       epochs and learning rates
+state      the posterior on disk: safetensors and JSON
+build      the model a state describes, and the state round 0 starts from
+fit        the ELBO, maximised
+predict    fixed draws, folded into one forward pass
+"""

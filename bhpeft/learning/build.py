@@ -11,8 +11,8 @@ from bhpeft.learning.state import AdapterState, Spec, gauge_of, layout
 from bhpeft.learning.variants import Variant
 from bhpeft.methods import method
 from bhpeft.models.adapted import AdaptedModel
-from bhpeft.models.load import load_base
 from bhpeft.models.encode import encode, padded
+from bhpeft.models.load import load_base
 from bhpeft.posterior import SCALES, MeanField, flatten
 
 

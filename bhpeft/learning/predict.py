@@ -8,7 +8,6 @@ Source: method notes §5; `bhpeft.posterior.predictive` for the decomposition of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from bhpeft.posterior.predictive import mean_probability, mutual_information, pr
 if TYPE_CHECKING:
     import pandas as pd
 
-# Rows times draws of one forward pass: enough to fill the matrix units, small enough for any memory.
+# Rows times draws of one forward pass: fills the matrix units and fits any memory.
 FOLDED_ROWS = 256
 
 Watch = Callable[[int], None]

@@ -18,7 +18,7 @@ from bhpeft.data.contract import Contract
 from bhpeft.data.rows import read_rows
 from bhpeft.data.split import Fractions, side_of
 from bhpeft.models.adapted import AdaptedModel
-from bhpeft.models.tokens import TokenTable
+from bhpeft.models.tokens import Chunk, TokenTable
 from bhpeft.stream import Stream
 
 # Enough for a one-point difference in accuracy to be seen (standard error 0.6 points), few enough
@@ -75,14 +75,16 @@ def label_indices(rows: pd.DataFrame, contract: Contract) -> np.ndarray:
     return np.array([index[str(label)] for label in rows[contract.label]], dtype=np.int64)
 
 
-def _training_chunks(
-    batch: Batch, contract: Contract, split: Fractions
-) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+def _training_chunks(batch: Batch, contract: Contract, split: Fractions) -> Iterator[Chunk]:
     first = 0
     for chunk in _frames(batch, contract):
         mine = np.flatnonzero(side_of(chunk[contract.text].tolist(), split) == "train")
         rows = chunk.iloc[mine]
-        yield rows[contract.text].tolist(), label_indices(rows, contract), mine + first
+        yield (
+            rows[contract.text].tolist(),
+            label_indices(rows, contract).tolist(),
+            (mine + first).tolist(),
+        )
         first += len(chunk)
 
 

@@ -20,7 +20,7 @@ from bhpeft.data.check import check
 from bhpeft.data.contract import Contract, load_contract
 from bhpeft.data.quarantine import quarantine, quarantined
 from bhpeft.errors import BatchAlreadyLearned, BatchError, ContractViolation
-from bhpeft.registry import Move, Registry, RoundRun, Version
+from bhpeft.registry import Move, Registry, Version
 from bhpeft.stream import Stream
 
 Run = Callable[..., Any]

@@ -54,14 +54,10 @@ def fetch_parent(registry: Registry, parent: Version | None, folder: Path) -> In
     return Inherited(parent, AdapterState.load(folder), Memory.load(folder), size)
 
 
-def prepare(
-    stream: Stream, batch: Batch, contract: Contract, inherited: Inherited | None
-) -> Ready:
+def prepare(stream: Stream, batch: Batch, contract: Contract, inherited: Inherited | None) -> Ready:
     """Build the model and take the batch in."""
     parent = inherited.state if inherited else None
     model = model_of(stream, contract, parent)
-    if parent is not None:
-        parent.check_layout(model.shapes)
     return Ready(model, take_in(stream, batch, contract, model, stream.cache))
 
 
@@ -70,9 +66,7 @@ def train_candidate(
 ) -> Trained:
     """Fit the candidate from the champion's posterior."""
     watch = None if progress is None else _stage(progress, "train")
-    return train(
-        stream, ready.intake, ready.model, inherited.state if inherited else None, watch
-    )
+    return train(stream, ready.intake, ready.model, inherited.state if inherited else None, watch)
 
 
 def examine(

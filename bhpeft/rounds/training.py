@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any
 
 from torch import Generator
 
 from bhpeft.data.batch import Batch
 from bhpeft.data.contract import Contract
+from bhpeft.errors import StateError
 from bhpeft.learning.build import build_model, first_state
 from bhpeft.learning.fit import Fitted, Task, Watch, fit
 from bhpeft.learning.plan import Plan
@@ -81,15 +83,41 @@ def spec_of(stream: Stream, contract: Contract) -> Spec:
 
 
 def model_of(stream: Stream, contract: Contract, parent: AdapterState | None) -> AdaptedModel:
-    """Build the stream's model, and make sure it is the one the parent was learned on.
+    """Build the stream's model, and make sure the parent's posterior can be continued on it.
 
     Raises:
         BaseModelMismatch: the base model's weights are others.
+        StateError: the stream file now asks for other methods, labels, λ, …
     """
-    model = build_model(spec_of(stream, contract))
+    spec = spec_of(stream, contract)
+    if parent is not None:
+        _check_continues(spec, parent.spec)
+    model = build_model(spec)
     if parent is not None:
         parent.check_base(model.base.fingerprint)
+        parent.check_layout(model.shapes)
     return model
+
+
+# What a chain may not change on the way: its posterior would mean something else.
+FIXED = ("task", "labels", "methods", "variant", "scale", "kl_weight", "layers", "max_length")
+
+
+def _check_continues(asked: Spec, learned: Spec) -> None:
+    for name in FIXED:
+        now, then = getattr(asked, name), getattr(learned, name)
+        if _as_json(now) != _as_json(then):
+            raise StateError(
+                f"The stream file's {name} is not the champion's",
+                found=f"{now}",
+                expected=f"{then}, with which the chain was learned",
+                remedy=f"Put {name} back, or start a new stream with the new value.",
+            )
+
+
+def _as_json(value: Any) -> str:
+    # A spec comes back from JSON, where a tuple is a list.
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def train(
@@ -143,13 +171,11 @@ def _health(state: AdapterState, prior: MeanField, fitted: Fitted) -> dict[str, 
     q = state.posterior
     if q.size == 0:
         return {"finite": True, "kl_nats": 0.0, "kl_by_block": {}, "rho_travel_met": None}
-    # Bounds are relative to each weight's own base prior, so the ratio is what is bounded.
-    ratio = q.std / state.prior.std
-    relative = MeanField.from_std(q.mean, ratio, q.shapes, "softplus")
-    bounds = std_at_bounds(relative, STD_FLOOR, STD_CEILING)
+    width = state.prior.std
+    bounds = std_at_bounds(q, STD_FLOOR * width, STD_CEILING * width)
     return {
         "finite": bool(q.mean.isfinite().all() and q.std.isfinite().all()),
-        "std_ratio_median": float(ratio.median()),
+        "std_ratio_median": float((q.std / width).median()),
         "std_median": float(q.std.median()),
         "share_floor": bounds.floor,
         "share_ceiling": bounds.ceiling,
@@ -170,10 +196,8 @@ def _settings(stream: Stream, name: str) -> dict[str, Any]:
     settings = stream.learning.settings_of(name)
     if stream.learning.adapted_layers is not None:
         settings.setdefault("layers", stream.learning.adapted_layers)
-    made = method(name, settings)
-    if is_dataclass(made) and not isinstance(made, type):
-        return {entry.name: asdict(made)[entry.name] for entry in fields(made)}
-    return settings
+    made: Any = method(name, settings)
+    return asdict(made) if is_dataclass(made) else settings
 
 
 def _seed(stream: Stream, batch: Batch) -> int:

@@ -173,9 +173,7 @@ def _drift(
     )
 
 
-def _threshold(
-    stream: Stream, candidate: Predictor, intake: Intake, counter: _Counter
-) -> float:
+def _threshold(stream: Stream, candidate: Predictor, intake: Intake, counter: _Counter) -> float:
     """Return the entropy above which predictions abstain, chosen on rows no gate looks at."""
     rows = intake.selection if len(intake.selection) else intake.holdout
     probs = candidate.probabilities(rows[intake.contract.text].tolist(), watch=counter)
@@ -191,7 +189,7 @@ def _remembered(
     mine: np.ndarray,
     vectors: np.ndarray,
 ) -> Memory:
-    """Return the candidate's memory: the chain's rows and this batch's, within the file's limits."""
+    """Return the candidate's memory: the chain's rows and this batch's, as many as may stay."""
     most = stream.data.memory_rows
     rows = intake.holdout.head(most).assign(**{BATCH: intake.batch.batch_id})
     probabilities, embeddings = mine[:, :most], vectors[:most]

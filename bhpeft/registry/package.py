@@ -1,0 +1,199 @@
+"""A state folder as a registered MLflow model, and back.
+
+Stored are safetensors, JSON and one Python file (`pyfunc_model.py`, MLflow's "models from code");
+there is no pickle. The SHA-256 of every file is a tag of the version and is checked on the way
+back, so that a posterior altered in the store is never taken for a prior.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+from bhpeft.errors import StateError
+from bhpeft.registry.connection import Connection, pyfunc
+from bhpeft.registry.records import Version
+from bhpeft.registry.round_run import RoundRun
+
+ALLOWED = (".safetensors", ".json")
+MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
+
+# What the stored code needs to predict, at the versions it was learned with. bhpeft itself must
+# come from an index that has it, or be installed already (`--env-manager local`).
+_NEEDED = ("bhpeft", "mlflow", "numpy", "pandas", "safetensors", "torch", "transformers")
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Return file → SHA-256 of every file in a state folder.
+
+    Raises:
+        StateError: no files, or a file that is neither safetensors nor JSON.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    odd = [path.name for path in files if path.suffix not in ALLOWED]
+    if odd or not files:
+        raise StateError(
+            f"The state folder {folder.name!r} cannot be registered",
+            found=", ".join(odd) or "no files",
+            expected="only " + " and ".join(ALLOWED) + " files",
+            remedy="Write it with AdapterState.save into an empty folder.",
+        )
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+
+
+def store(connection: Connection, run: RoundRun, folder: Path, metadata: Mapping[str, Any]) -> str:
+    """Upload a state folder as a logged model of the run; return its MLflow id (`m-…`)."""
+    client = connection.client
+    connection.claim_process()
+    with connection.translated(f"store the posterior of {run.batch_id!r}"):
+        from mlflow.entities import LoggedModelOutput
+
+        logged = client.create_logged_model(
+            run.experiment_id,
+            name=run.stream,
+            source_run_id=run.run_id,
+            model_type="bhpeft adapter posterior",
+            tags={"bhpeft.stream": run.stream, "bhpeft.batch_id": run.batch_id},
+        )
+        try:
+            with tempfile.TemporaryDirectory() as staging:
+                packed = _pack(folder, Path(staging), run, logged, metadata)
+                client.log_model_artifacts(logged.model_id, str(packed))
+        except BaseException:
+            client.finalize_logged_model(logged.model_id, "FAILED")
+            raise
+        client.finalize_logged_model(logged.model_id, "READY")
+        client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    return str(logged.model_id)
+
+
+def fetch(connection: Connection, wanted: Version, folder: Path) -> Path:
+    """Put a version's state folder at `folder`, checked; nothing is fetched if it is there.
+
+    Raises:
+        StateError: its files are not those that were registered.
+    """
+    if folder.is_dir() and _found(folder) == wanted.checksums:
+        return folder
+    client = connection.client
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        connection.translated(f"fetch {wanted}"),
+        tempfile.TemporaryDirectory(dir=folder.parent) as staging,
+    ):
+        from mlflow.artifacts import download_artifacts
+
+        where = client.get_model_version_download_uri(wanted.stream, str(wanted.number))
+        fetched = Path(
+            download_artifacts(
+                artifact_uri=f"{where}/artifacts/adapter",
+                dst_path=staging,
+                tracking_uri=connection.uri,
+            )
+        )
+        verify(wanted, fetched)
+        folder.mkdir(exist_ok=True)
+        for name in wanted.checksums:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(fetched / name, folder / name)
+    return folder
+
+
+def verify(wanted: Version, folder: Path) -> None:
+    """Compare a folder with the checksums of a version.
+
+    Raises:
+        StateError: a file is missing, altered or was not there.
+    """
+    expected, found = wanted.checksums, _found(folder)
+    if not expected:
+        raise StateError(
+            f"{wanted} has no checksums",
+            expected="a version registered by bhpeft",
+            remedy="Roll back to one that was.",
+        )
+    wrong = sorted(
+        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+    )
+    if wrong:
+        raise StateError(
+            f"The stored files of {wanted} are not those that were registered",
+            found="; ".join(f"{name}: {_short(found.get(name))}" for name in wrong),
+            expected="; ".join(f"{name}: {_short(expected.get(name))}" for name in wrong),
+            remedy=f"Restore the store from a backup, or `bhpeft rollback {wanted.stream} --to …`.",
+        )
+
+
+def pip_requirements() -> list[str]:
+    """Return the installed versions of what predicting needs, without local parts (`+cpu`)."""
+    found = []
+    for name in _NEEDED:
+        try:
+            found.append(f"{name}=={version(name).partition('+')[0]}")
+        except PackageNotFoundError:
+            found.append(name)
+    return found
+
+
+def _pack(
+    folder: Path, staging: Path, run: RoundRun, logged: Any, metadata: Mapping[str, Any]
+) -> Path:
+    import pandas as pd
+    from mlflow.models import Model
+
+    # MLflow names the stored folder after the local one; ours is always "adapter".
+    adapter = copytree(folder, staging / "adapter")
+    model = Model(
+        artifact_path=logged.artifact_location,
+        model_uuid=logged.model_id,
+        run_id=run.run_id,
+        model_id=logged.model_id,
+        metadata=json.loads(json.dumps(dict(metadata), default=str)),
+    )
+    pyfunc().save_model(
+        str(staging / "model"),
+        python_model=str(MODEL_CODE),
+        artifacts={"adapter": str(adapter)},
+        signature=_signature(),
+        mlflow_model=model,
+        pip_requirements=pip_requirements(),
+        input_example=pd.DataFrame({"text": ["a text to classify"]}),
+    )
+    return staging / "model"
+
+
+def _signature() -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    outputs = [ColSpec("string", "label")]
+    outputs += [
+        ColSpec("double", name) for name in ("probability", "entropy", "mutual_information")
+    ]
+    return ModelSignature(
+        inputs=Schema([ColSpec("string", "text")]),
+        outputs=Schema([*outputs, ColSpec("boolean", "abstain")]),
+        # 0 stands for the version's own number of draws: MLflow wants a number.
+        params=ParamSchema([ParamSpec("draws", "integer", 0)]),
+    )
+
+
+def _found(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _short(digest: str | None) -> str:
+    return digest[:12] if digest else "no file"

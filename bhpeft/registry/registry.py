@@ -1,0 +1,324 @@
+"""The registry as the rest of bhpeft sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+from bhpeft.errors import RegistryError, UnknownVersion
+from bhpeft.registry import lineage, package, registration, repair, round_run
+from bhpeft.registry.connection import Connection, pyfunc
+from bhpeft.registry.move_log import MoveLog
+from bhpeft.registry.promotion import Lock, Promotion
+from bhpeft.registry.records import (
+    CANDIDATE,
+    CHAMPION,
+    PREFIX,
+    PREVIOUS,
+    Entry,
+    Move,
+    Version,
+)
+from bhpeft.registry.round_run import RoundRun
+from bhpeft.registry.versions import Versions
+
+
+class Registry:
+    """Versions, aliases, runs and the promotion log of every stream on one MLflow server.
+
+    Nothing is asked of the server before the first call. A stream's registered model has the
+    stream's name, so `models:/<stream>@champion` is what is in use.
+
+    Attributes:
+        connection: the server.
+    """
+
+    def __init__(self, tracking_uri: str | None = None):
+        """Take the address of a server or database; MLflow's own default if None."""
+        self.connection = Connection(tracking_uri)
+        self._versions = Versions(self.connection)
+        self._log = MoveLog(self.connection)
+        self._promotion = Promotion(self._versions, self._log)
+
+    # What there is
+
+    def streams(self) -> list[Entry]:
+        """Return every stream with its aliases, in one call."""
+        return self._versions.streams()
+
+    def champion(self, stream: str) -> Version | None:
+        """Return the version in use, or None before the first promotion."""
+        return self._at(stream, CHAMPION)
+
+    def previous(self, stream: str) -> Version | None:
+        """Return the champion before the last move."""
+        return self._at(stream, PREVIOUS)
+
+    def candidate(self, stream: str) -> Version | None:
+        """Return the version learned last, if it was not promoted."""
+        return self._at(stream, CANDIDATE)
+
+    def version(self, stream: str, number: int) -> Version:
+        """Return one version.
+
+        Raises:
+            UnknownVersion: there is none of that number; lists the known ones.
+        """
+        return lineage.find(self._versions.all(stream), stream, number)
+
+    def versions(self, stream: str) -> list[Version]:
+        """Return all versions, oldest first."""
+        return list(self._versions.all(stream).values())
+
+    def lineage(self, stream: str, number: int | None) -> list[Version]:
+        """Return the version and its ancestors, from `number` to the root; [] for None."""
+        return lineage.chain(self._versions.all(stream), stream, number)
+
+    def learned(self, stream: str, number: int | None) -> frozenset[str]:
+        """Return the fingerprints of the batches that the version's chain has learned."""
+        return lineage.learned(self._versions.all(stream), stream, number)
+
+    def refused(self, stream: str) -> frozenset[str]:
+        """Return the fingerprints of batches refused by the gates, a person or a rollback."""
+        return lineage.refused(self._versions.all(stream).values(), self._log.history(stream))
+
+    def held(self, stream: str) -> list[Version]:
+        """Return the candidates that wait for a person and whose parent is still champion."""
+        versions = self._versions.all(stream)
+        champion = next((n for n, v in versions.items() if CHAMPION in v.aliases), None)
+        return lineage.held(versions.values(), champion)
+
+    def history(self, stream: str) -> list[Move]:
+        """Return the promotion log, newest last."""
+        return self._log.history(stream)
+
+    def attempt(self, stream: str, parent: int | None, digest: str) -> Version | None:
+        """Return what an earlier attempt of the same round registered, to be taken up again."""
+        versions = self._versions.all(stream)
+        return lineage.attempt(versions, self._log.history(stream), parent, digest)
+
+    # One round
+
+    def round_run(
+        self,
+        stream: str,
+        batch_id: str,
+        *,
+        digest: str,
+        parent: int | None,
+        tags: Mapping[str, object] | None = None,
+    ) -> AbstractContextManager[RoundRun]:
+        """Open the round's MLflow run; an exception inside ends it FAILED, tagged `bhpeft.error`.
+
+        Args:
+            stream: the stream.
+            batch_id: the batch's name.
+            digest: its fingerprint, our own SHA-256.
+            parent: the version whose posterior is the prior.
+            tags: more facts; a name without a dot gets the prefix `bhpeft.`.
+        """
+        return round_run.opened(
+            self.connection, stream, batch_id, digest=digest, parent=parent, tags=tags or {}
+        )
+
+    def register(
+        self,
+        run: RoundRun,
+        state_folder: Path,
+        *,
+        decision: str,
+        description: str = "",
+        tags: Mapping[str, object] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Version:
+        """Store a state folder as the stream's next version and point `candidate` at it.
+
+        The champion does not move: `promote` does that, if the decision is "promoted".
+
+        Args:
+            run: the round's run; the stream, the parent and the batch are its own.
+            state_folder: safetensors and JSON files.
+            decision: "promoted", "refused" or "held".
+            description: Markdown; its first line shows in the list of versions.
+            tags: more facts about the version (`kl_weight`, `forgetting`, `base_model`, …).
+            metadata: facts to travel inside the model's own file.
+
+        Raises:
+            StateError: the folder holds other files.
+            RegistryError: it could not be stored; no alias was moved.
+        """
+        number = registration.register(
+            self.connection,
+            self._versions,
+            run,
+            state_folder,
+            decision,
+            description,
+            tags or {},
+            metadata or {},
+        )
+        return self.version(run.stream, number)
+
+    def quarantined(
+        self, stream: str, batch_id: str, *, digest: str, error: str, reasons: Iterable[Any] = ()
+    ) -> str:
+        """Record a batch that broke its contract as a short run; return the run's id."""
+        facts = {"decision": "quarantined", PREFIX + "error": " ".join(error.split())}
+        with round_run.opened(
+            self.connection, stream, batch_id, digest=digest, parent=None, tags=facts
+        ) as run:
+            run.rename(f"{batch_id} quarantined")
+            run.describe(f"**Quarantined.** {error}")
+            run.json("reasons", list(reasons))
+        return run.run_id
+
+    # Moves
+
+    def promote(
+        self,
+        stream: str,
+        number: int,
+        *,
+        expected_parent: int | None,
+        by: str,
+        reason: str,
+        lock: Lock = nullcontext,
+        despite_refusal: bool = False,
+    ) -> Move:
+        """Make a version the champion if the champion is still the one it continues.
+
+        Running it again after it succeeded changes nothing and returns the same move.
+
+        Args:
+            stream: the stream.
+            number: the version.
+            expected_parent: the champion when the round began.
+            by: who decided.
+            reason: why, in one line.
+            lock: makes the context under which only one process moves this stream's aliases.
+            despite_refusal: overrule the gates; the log keeps who did and why.
+
+        Raises:
+            StaleParent: the champion is another one by now; the version is marked stale.
+            RegistryError: the version was refused.
+        """
+        return self._promotion.promote(
+            stream,
+            number,
+            expected_parent=expected_parent,
+            by=by,
+            reason=reason,
+            lock=lock,
+            despite_refusal=despite_refusal,
+        )
+
+    def roll_back(
+        self,
+        stream: str,
+        to: int,
+        *,
+        by: str,
+        reason: str,
+        learned_since: Literal["refuse", "pending"] = "refuse",
+        lock: Lock = nullcontext,
+    ) -> Move:
+        """Make a former champion the champion again.
+
+        Args:
+            stream: the stream.
+            to: a version that has been champion.
+            by: who decided.
+            reason: why; required.
+            learned_since: what becomes of the batches learned by the versions left behind:
+                "refuse" them, or make them "pending" again.
+            lock: as for `promote`.
+
+        Raises:
+            RegistryError: `to` is champion already or never was, or no reason is given.
+        """
+        if learned_since not in ("refuse", "pending"):
+            raise RegistryError(
+                "Unknown fate of the batches learned since",
+                found=repr(learned_since),
+                expected="'refuse' or 'pending'",
+            )
+        refuse = learned_since == "refuse"
+        return self._promotion.roll_back(stream, to, by=by, reason=reason, refuse=refuse, lock=lock)
+
+    def refuse(self, stream: str, number: int, *, by: str, reason: str) -> Move:
+        """Log that a candidate was refused, by the gates or by a person."""
+        return self._promotion.settle(stream, number, "refuse", by=by, reason=reason)
+
+    def hold(self, stream: str, number: int, *, by: str, reason: str) -> Move:
+        """Log that a candidate waits for a person."""
+        return self._promotion.settle(stream, number, "hold", by=by, reason=reason)
+
+    def release(self, stream: str, batches: Iterable[str], *, by: str, reason: str) -> Move:
+        """Make refused batches pending again."""
+        return self._promotion.release(stream, frozenset(batches), by=by, reason=reason)
+
+    def repair(self, stream: str, *, lock: Lock = nullcontext) -> list[Move]:
+        """Mend what a crash left half done; call it at the start of each round.
+
+        Returns:
+            The moves it finished or made; empty when all was well.
+
+        Raises:
+            RegistryError: a person moved the champion to where only a person can mend it.
+        """
+        repair.end_dead_runs(stream, self.connection)
+        return repair.repair(
+            stream,
+            promotion=self._promotion,
+            versions=self._versions,
+            log=self._log,
+            lock=lock,
+        )
+
+    # Files and links
+
+    def download(self, version: Version, folder: Path) -> Path:
+        """Put the version's state folder at `folder`, its checksums verified.
+
+        Raises:
+            StateError: the stored files are not those that were registered.
+        """
+        return package.fetch(self.connection, version, folder)
+
+    def load(self, stream: str, which: str | int = CHAMPION) -> Any:
+        """Return the version as an MLflow pyfunc model: `.predict(frame, params={"draws": 8})`.
+
+        Args:
+            stream: the stream.
+            which: an alias or a version number.
+
+        Raises:
+            UnknownVersion: there is no such alias or version.
+        """
+        if isinstance(which, int):
+            version: Version | None = self.version(stream, which)
+        else:
+            version = self._at(stream, which)
+        if version is None:
+            raise UnknownVersion(
+                f"Stream {stream!r} has no {which}",
+                remedy="Land a batch and run a round; its first promotion makes the champion.",
+            )
+        with self.connection.translated(f"load {version}"):
+            self.connection.claim_process()
+            return pyfunc().load_model(f"models:/{stream}/{version.number}")
+
+    def link(self, record: Version | RoundRun) -> str | None:
+        """Return the address of a version's or a run's page, if there is a server to show it."""
+        uri = self.connection.uri.rstrip("/")
+        if not uri.startswith("http"):
+            return None
+        if isinstance(record, Version):
+            return f"{uri}/#/models/{record.stream}/versions/{record.number}"
+        return f"{uri}/#/experiments/{record.experiment_id}/runs/{record.run_id}"
+
+    def _at(self, stream: str, alias: str) -> Version | None:
+        number = self._versions.number(stream, alias)
+        return None if number is None else self.version(stream, number)
