@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from bhpeft.errors import RegistryError, UnknownVersion
-from bhpeft.registry.records import HELD, PROMOTED, REFUSED, Move, Version
+from bhpeft.registry.records import CHAMPION, HELD, PROMOTED, REFUSED, Move, Version
 
 
 def find(versions: Mapping[int, Version], stream: str, number: int) -> Version:
@@ -30,6 +30,11 @@ def find(versions: Mapping[int, Version], stream: str, number: int) -> Version:
         expected=known,
         remedy=f"See them with `bhpeft history {stream}`.",
     )
+
+
+def champion(versions: Mapping[int, Version]) -> int | None:
+    """Return the number of the version in use."""
+    return next((number for number, v in versions.items() if CHAMPION in v.aliases), None)
 
 
 def chain(versions: Mapping[int, Version], stream: str, number: int | None) -> list[Version]:

@@ -180,8 +180,8 @@ def _signature() -> Any:
     return ModelSignature(
         inputs=Schema([ColSpec("string", "text")]),
         outputs=Schema([*outputs, ColSpec("boolean", "abstain")]),
-        # 0 stands for the version's own number of draws: MLflow wants a number.
-        params=ParamSchema([ParamSpec("draws", "integer", 0)]),
+        # -1 stands for the version's own number of draws: MLflow wants a number here.
+        params=ParamSchema([ParamSpec("draws", "integer", -1)]),
     )
 
 

@@ -55,7 +55,7 @@ class Promotion:
             self.finish_open_moves(stream)
             versions = self._versions.all(stream)
             version = lineage.find(versions, stream, number)
-            champion = self._versions.number(stream, CHAMPION)
+            champion = lineage.champion(versions)
             if champion == number:
                 return self._last_move_to(stream, number)
             if champion != expected_parent:
@@ -74,7 +74,7 @@ class Promotion:
             self.finish_open_moves(stream)
             versions = self._versions.all(stream)
             version = lineage.find(versions, stream, to)
-            champion = self._versions.number(stream, CHAMPION)
+            champion = lineage.champion(versions)
             moves = self._log.history(stream)
             if (
                 champion == to
@@ -105,8 +105,9 @@ class Promotion:
 
     def settle(self, stream: str, number: int, kind: str, *, by: str, reason: str) -> Move:
         """Log that a candidate was refused or is held; its decision tag follows."""
-        version = lineage.find(self._versions.all(stream), stream, number)
-        if CHAMPION in version.aliases:
+        versions = self._versions.all(stream)
+        version, champion = lineage.find(versions, stream, number), lineage.champion(versions)
+        if champion == number:
             raise RegistryError(
                 f"{version} is the champion and cannot be put aside",
                 remedy=f"Roll back first: `bhpeft rollback {stream} --to … --reason …`.",
@@ -114,7 +115,6 @@ class Promotion:
         decision = REFUSED if kind == "refuse" else HELD
         if version.decision != decision:
             self._versions.tag(version, decision=decision)
-        champion = self._versions.number(stream, CHAMPION)
         batches = frozenset(version.batches) if kind == "refuse" else frozenset()
         move = self._new(stream, kind, by, champion, number, reason, refused=batches)
         self._log.close(self._log.open(move))
@@ -173,7 +173,7 @@ class Promotion:
             self._log.close(entry.run_id)
             return move
         versions = self._versions.all(move.stream)
-        champion = self._versions.number(move.stream, CHAMPION)
+        champion = lineage.champion(versions)
         version = versions.get(move.to_version or 0)
         if version is None or champion not in (move.from_version, move.to_version):
             self._log.abandon(entry.run_id, f"cut in half, and the champion is v{champion} now")

@@ -34,10 +34,11 @@ class PosteriorModel(PythonModel):
         Args:
             context: MLflow's; not used.
             model_input: the texts.
-            params: `draws`, how many draws of the posterior to average; 0 for the version's own.
+            params: `draws`, how many draws of the posterior to average; 0 for its mean, a negative
+                number for the version's own.
         """
-        draws = int((params or {}).get("draws") or 0) or None
-        return self._predictor.predict(texts_of(model_input), draws=draws)
+        draws = int((params or {}).get("draws", -1))
+        return self._predictor.predict(texts_of(model_input), draws=None if draws < 0 else draws)
 
 
 def texts_of(model_input: pd.DataFrame | pd.Series | Sequence[str]) -> list[str]:

@@ -87,8 +87,7 @@ class Registry:
     def held(self, stream: str) -> list[Version]:
         """Return the candidates that wait for a person and whose parent is still champion."""
         versions = self._versions.all(stream)
-        champion = next((n for n, v in versions.items() if CHAMPION in v.aliases), None)
-        return lineage.held(versions.values(), champion)
+        return lineage.held(versions.values(), lineage.champion(versions))
 
     def history(self, stream: str) -> list[Move]:
         """Return the promotion log, newest last."""
@@ -320,5 +319,5 @@ class Registry:
         return f"{uri}/#/experiments/{record.experiment_id}/runs/{record.run_id}"
 
     def _at(self, stream: str, alias: str) -> Version | None:
-        number = self._versions.number(stream, alias)
-        return None if number is None else self.version(stream, number)
+        found = self._versions.all(stream).values()
+        return next((version for version in found if alias in version.aliases), None)

@@ -67,9 +67,7 @@ def test_of_two_writers_under_a_lock_one_wins(
         own = Registry(registry.connection.uri)
         start.wait()
         try:
-            own.promote(
-                stream, number, expected_parent=1, by="race", reason="r", lock=lambda: lock
-            )
+            own.promote(stream, number, expected_parent=1, by="race", reason="r", lock=lambda: lock)
         except StaleParent:
             lost.append(number)
 
