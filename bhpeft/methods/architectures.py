@@ -32,7 +32,7 @@ class Architecture:
         feed_forward_output: where `feed_forward` is None, the module (h, x) ↦ LayerNorm(W h + x)
             that ends the feed-forward block.
         pooling: how hidden states become one vector a row: "mean", "first" or "last".
-        tiles_inside: whether the minibatch may be tiled between two layers, not only at the input.
+        folds: whether all draws can run in one forward pass; the alternative is one pass a draw.
     """
 
     layers: str
@@ -41,7 +41,7 @@ class Architecture:
     feed_forward: str | None = None
     feed_forward_output: str | None = None
     pooling: str = "mean"
-    tiles_inside: bool = True
+    folds: bool = True
 
 
 _BERT = Architecture(
@@ -69,8 +69,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention=None,
         target_modules=("query_proj", "value_proj"),
         feed_forward_output="output",
-        # Its convolution reads the embeddings again after the first layer.
-        tiles_inside=False,
+        # It projects its relative positions by the same query and key weights, once for all rows.
+        folds=False,
     ),
     "distilbert": Architecture(
         layers="transformer.layer",

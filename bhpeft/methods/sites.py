@@ -107,6 +107,11 @@ class Sites:
         layers = [layer for name in self._drawn() if (layer := self[name].layer) is not None]
         return min(layers) if layers else None
 
+    def one_draw(self, index: int) -> dict[str, Tensor]:
+        """Return the tensors in use with one draw chosen where there are several."""
+        drawn = self._drawn()
+        return {name: t[index] if name in drawn else t for name, t in self.values().items()}
+
     def _drawn(self) -> dict[str, int]:
         return {
             name: tensor.shape[0]

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bhpeft.errors import ModelError, StateError, did_you_mean
 from bhpeft.methods import Method, Site, Sites, architecture_of, attach, bypassed, swapped
@@ -70,7 +72,7 @@ class AdaptedModel:
         self.head = _Head(self.model, labels, generator)
         self.sites = attached + Sites(self.head.sites())
         self.model.eval()
-        self._tiles_inside = architecture.tiles_inside
+        self._folds = architecture.folds
         self._layers = layers_of(self.model, architecture)
         self._fold = Fold()
         self._fold.hook(self._layers)
@@ -121,6 +123,8 @@ class AdaptedModel:
                 expected="one draw for each example",
                 remedy="Draw as many as the minibatch has rows.",
             )
+        if draws is not None and not self._folds:
+            return self._looped(ids, mask, per_example)
         folds = 1 if per_example or draws is None else draws
         hidden, mask = self._hidden(ids, mask, folds)
         pooled = POOLINGS[self.pooling](hidden, mask)
@@ -167,30 +171,37 @@ class AdaptedModel:
         """Recompute each layer in the backward pass instead of keeping its activations.
 
         Memory for one layer instead of all, for about a third more time; the gradients are the
-        same. Only the layers themselves are put in training mode, which is what transformers asks
-        for, so that dropout stays off.
+        same. The model's own switch would also make the embeddings require gradients, and so keep
+        and recompute the frozen layers; the layers' switches are set one by one instead. A layer
+        obeys only in training mode; its submodules stay out of it, so that dropout stays off.
         """
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        for layer in self._layers:
-            layer.training = True
+        layers: list[Any] = list(self._layers)
+        for layer in layers:
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            layer.gradient_checkpointing = layer.training = True
         try:
             yield
         finally:
-            for layer in self._layers:
-                layer.training = False
-            self.model.gradient_checkpointing_disable()
+            for layer in layers:
+                layer.gradient_checkpointing = layer.training = False
 
     def _hidden(self, ids: Tensor, mask: Tensor, folds: int) -> tuple[Tensor, Tensor]:
         """Return the last hidden states and the mask, both of B or both of S·B rows."""
         rows, lowest = len(ids), self.sites.lowest_drawn
         if folds == 1 or lowest is None:
             return self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask
-        tiled = tile(mask, folds)
-        if not self._tiles_inside:
-            ids = tile(ids, folds)
-            return self.model(input_ids=ids, attention_mask=tiled).last_hidden_state, tiled
         with self._fold.over(folds, rows, lowest):
-            return self.model(input_ids=ids, attention_mask=mask).last_hidden_state, tiled
+            hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return hidden, tile(mask, folds)
+
+    def _looped(self, ids: Tensor, mask: Tensor, per_example: bool) -> Tensor:
+        """Return what one folded pass would, by one pass a draw."""
+        draws = []
+        for s in range(self.sites.draws or 1):
+            rows = slice(s, s + 1) if per_example else slice(None)
+            with self.swapped(self.sites.one_draw(s)):
+                draws.append(self.logits({"input_ids": ids[rows], "attention_mask": mask[rows]}))
+        return torch.cat(draws)
 
 
 class _Head(nn.Module):

@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -173,7 +174,7 @@ def _weights(
             model, report = AutoModel.from_pretrained(
                 folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
-    except (OSError, ValueError, RuntimeError) as problem:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
         raise _unreadable(name, problem) from problem
     # A missing pooler is no loss (it is dropped); any other missing weight would be random.
     missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)

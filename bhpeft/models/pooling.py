@@ -12,8 +12,8 @@ Pooling = Callable[[Tensor, Tensor], Tensor]
 
 
 def mean_pooled(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Average over the real tokens; zeros for a row without any."""
-    weight = mask.to(hidden.dtype).unsqueeze(-1)
+    """Average over the real tokens, in float32 at least; zeros for a row without any."""
+    weight = mask.to(torch.float32).unsqueeze(-1)
     return (hidden * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+from transformers import T5Config, T5Model
+
+from bhpeft.errors import ConfigError, UnknownName, UnsupportedModel
+from bhpeft.methods import METHODS, LoRA, ParallelAdapter, Prefix, attach, method
+from bhpeft.methods.conformance import check_method
+from tests import tiny
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_every_method_keeps_the_contract_on_every_architecture(name, family):
+    """The check that ships for other people's methods holds for ours."""
+    check_method(method(name), tiny.FAMILIES[family], tiny.minibatch())
+
+
+def test_settings_come_by_name_as_a_stream_file_spells_them():
+    """TOML has lists where the settings have tuples."""
+    assert method("lora", {"rank": 4, "target_modules": ["query"]}) == LoRA(
+        rank=4, target_modules=("query",)
+    )
+    assert method("adapter") == ParallelAdapter()
+    assert method("bhpeft.methods.prefix:Prefix", {"length": 3}) == Prefix(3)
+
+
+def test_an_unknown_method_lists_the_known_ones():
+    with pytest.raises(UnknownName, match="adapter, lora, prefix"):
+        method("lorra")
+
+
+def test_an_unknown_setting_gets_a_did_you_mean():
+    with pytest.raises(ConfigError, match=r"no setting 'ranks'.*Did you mean 'rank'"):
+        method("lora", {"ranks": 8})
+
+
+def test_an_unknown_architecture_lists_the_known_ones():
+    config = T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=32)
+    with pytest.raises(UnsupportedModel, match=r"'t5' model.*bert.*llama"):
+        attach(T5Model(config), [LoRA()], tiny.generator())
+
+
+def test_the_same_method_twice_on_one_place_is_refused():
+    with pytest.raises(ConfigError, match=r"both want the name '0\.ffn\.adapter\.down'"):
+        attach(tiny.bert(), [ParallelAdapter(), ParallelAdapter()], tiny.generator())
