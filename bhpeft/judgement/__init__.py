@@ -1,0 +1,1 @@
+"""Judge a round: score candidate and champion, measure drift, report, and let gates decide."""

@@ -1,0 +1,216 @@
+"""Draw a round: reliability, rejection, drift, training, posterior shift, regression sets.
+
+Figures are plain `matplotlib.figure.Figure` objects drawn by Agg: no pyplot, so no window, no
+global state, and safe in a server's threads. Only what the report has data for is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from bhpeft.judgement.metrics import BINS
+from bhpeft.judgement.quality import Quality, SetReport
+from bhpeft.judgement.report import RoundReport
+
+CANDIDATE, REFERENCE, ALARM = "#1f5fbf", "#9a9a9a", "#c8452c"
+_INK, _GRID = "#2b2b2b", "#e4e4e4"
+_DRIFT_AXIS = 4.0
+
+
+def figures(report: RoundReport, training: Sequence[Mapping[str, float]] = ()) -> dict[str, Figure]:
+    """Return the round's figures by name.
+
+    Args:
+        report: the round's report.
+        training: one line a logged step: {"step", "loss", "nll", "kl"}.
+    """
+    drawn: dict[str, Figure] = {}
+    if report.holdout.candidate.reliability:
+        drawn["reliability"] = reliability(report.holdout)
+        drawn["rejection"] = rejection(report.holdout)
+    if report.drift is not None and report.drift["columns"]:
+        drawn["drift"] = drift(report.drift)
+    if training:
+        drawn["training"] = training_curve(training)
+    if report.posterior.get("kl_by_block"):
+        drawn["shift"] = shift(report.posterior["kl_by_block"])
+    if any(known.differences for known in report.regression):
+        drawn["regression"] = regression(report.regression)
+    return drawn
+
+
+def reliability(found: SetReport) -> Figure:
+    """Draw accuracy against confidence for both models, with the number of rows in each bin."""
+    figure = _figure(6.0, 6.4)
+    curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    _dress(curve, f"Reliability on the hold-out ({found.rows} rows)", "", "accuracy")
+    _dress(counts, "", "confidence in the top label", "rows")
+    curve.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle="--", label="calibrated")
+    sides = ((found.against, found.reference, REFERENCE), ("candidate", found.candidate, CANDIDATE))
+    for name, quality, colour in sides:
+        bars = quality.reliability
+        if not bars:
+            continue
+        curve.plot(
+            [bar.confidence for bar in bars],
+            [bar.accuracy for bar in bars],
+            color=colour,
+            marker="o",
+            markersize=5,
+            label=f"{name}: ECE {quality.ece:.3f}",
+        )
+        shift_by = 0.25 if name == "candidate" else -0.25
+        counts.bar(
+            [(bar.low + bar.high) / 2 + shift_by / BINS for bar in bars],
+            [bar.rows for bar in bars],
+            width=0.45 / BINS,
+            color=colour,
+        )
+    lowest = min(bar.low for _, quality, _ in sides for bar in quality.reliability)
+    curve.set_xlim(max(0.0, lowest - 0.02), 1.02)
+    curve.set_ylim(-0.02, 1.02)
+    null = found.candidate
+    curve.plot([], [], " ", label=f"chance range {null.ece_null_low:.3f}–{null.ece_null_high:.3f}")
+    curve.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def rejection(found: SetReport) -> Figure:
+    """Draw accuracy against the share of rows refused for their entropy."""
+    figure = _figure(6.4, 4.2)
+    axes = figure.subplots()
+    _dress(
+        axes, "Accuracy when the most uncertain are refused", "share of rows refused", "accuracy"
+    )
+    for name, quality, colour in (
+        (found.against, found.reference, REFERENCE),
+        ("candidate", found.candidate, CANDIDATE),
+    ):
+        if quality.rejection:
+            shares, kept = zip(*quality.rejection, strict=True)
+            axes.plot(shares, kept, color=colour, linewidth=2, label=_at_rejection(name, quality))
+    axes.axvline(0.2, color=_INK, linewidth=0.8, linestyle=":")
+    axes.set_xlim(0.0, 0.9)
+    axes.legend(frameon=False, loc="best")
+    return figure
+
+
+def drift(found: Mapping[str, Any]) -> Figure:
+    """Draw each column's drift value as a multiple of its threshold."""
+    columns = dict(reversed(found["columns"].items()))
+    figure = _figure(7.6, 1.3 + 0.42 * len(columns))
+    axes = figure.subplots()
+    said = {True: "Drift found", False: "No drift", None: "Drift not evaluable"}[found["drifted"]]
+    title = f"{'Extreme drift' if found['extreme'] else said} in the batch"
+    _dress(axes, title, "value ÷ threshold (less is drift for p-value methods)", "")
+    for place, column in enumerate(columns.values()):
+        ratio, told = _ratio(column), "not evaluable"
+        if ratio is not None:
+            told = f"{column['value']:.3g} of {column['threshold']:.3g}   {column['method']}"
+        # One wild column must not flatten the others: bars stop at the axis, the text tells.
+        drawn = min(ratio or 0.0, _DRIFT_AXIS)
+        axes.barh(place, drawn, color=ALARM if column["drifted"] else CANDIDATE, height=0.62)
+        axes.text(max(drawn, 1.0) + 0.06, place, told, va="center", fontsize=8.5, color=_INK)
+    axes.axvline(1.0, color=_INK, linewidth=1.0, linestyle="--")
+    axes.set_yticks(range(len(columns)), [name.replace("_", " ") for name in columns])
+    axes.set_xlim(0.0, _DRIFT_AXIS + 1.6)
+    axes.set_xticks(range(int(_DRIFT_AXIS) + 1))
+    axes.grid(visible=False, axis="y")
+    return figure
+
+
+def training_curve(training: Sequence[Mapping[str, float]]) -> Figure:
+    """Draw loss and NLL over the steps, and the KL beneath them."""
+    figure = _figure(7.0, 5.2)
+    losses, divergence = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+    _dress(losses, "Training", "", "nats a row")
+    _dress(divergence, "", "optimiser step", "KL, nats")
+    for axes, name, colour in (
+        (losses, "loss", _INK),
+        (losses, "nll", CANDIDATE),
+        (divergence, "kl", ALARM),
+    ):
+        known = [(line["step"], line[name]) for line in training if name in line]
+        if known:
+            steps, values = zip(*known, strict=True)
+            axes.plot(steps, values, color=colour, linewidth=1.6, label=name.replace("nll", "NLL"))
+    losses.legend(frameon=False)
+    return figure
+
+
+def shift(kl_by_block: Mapping[str, float]) -> Figure:
+    """Draw how far the posterior moved from its prior, in nats, block by block."""
+    blocks = {name: kl_by_block[name] for name in reversed(list(kl_by_block))}
+    figure = _figure(7.0, 1.2 + 0.3 * len(blocks))
+    axes = figure.subplots()
+    total = sum(blocks.values())
+    _dress(axes, f"Posterior shift: {total:,.1f} nats in all", "KL(posterior ‖ prior), nats", "")
+    axes.barh(range(len(blocks)), list(blocks.values()), color=CANDIDATE, height=0.66)
+    for place, nats in enumerate(blocks.values()):
+        axes.text(nats, place, f" {nats:,.1f}", va="center", fontsize=8.5, color=_INK)
+    axes.set_yticks(range(len(blocks)), list(blocks), fontsize=8.5)
+    axes.set_xlim(0.0, max([1e-9, *blocks.values()]) * 1.15)
+    axes.grid(visible=False, axis="y")
+    return figure
+
+
+def regression(sets: Sequence[SetReport]) -> Figure:
+    """Draw accuracy and NLL of both models on each frozen regression set."""
+    known = [found for found in reversed(sets) if found.differences]
+    figure = _figure(9.0, 1.8 + 0.5 * len(known))
+    figure.suptitle("What was learned before", x=0.02, ha="left", fontweight="bold", color=_INK)
+    for axes, metric, told in zip(
+        figure.subplots(1, 2, sharey=True), ("accuracy", "nll"), ("accuracy", "NLL"), strict=True
+    ):
+        _dress(axes, "", told, "")
+        for place, found in enumerate(known):
+            before, after = getattr(found.reference, metric), getattr(found.candidate, metric)
+            axes.plot([before, after], [place, place], color=_GRID, linewidth=5, zorder=1)
+            # The bootstrap interval of the difference, drawn around the candidate.
+            spread = found.differences[metric]
+            axes.plot(
+                [before + spread.low, before + spread.high], [place, place], color=CANDIDATE,
+                linewidth=1.2, zorder=2,
+            )  # fmt: skip
+            axes.scatter(before, place, s=55, color=REFERENCE, zorder=3)
+            axes.scatter(after, place, s=55, color=CANDIDATE, zorder=4)
+        axes.set_yticks(range(len(known)), [f"{found.name} ({found.rows})" for found in known])
+        axes.set_ylim(-0.6, len(known) - 0.4)
+        axes.margins(x=0.15)
+    for name, colour in ((known[0].against, REFERENCE), ("candidate, with 95 %", CANDIDATE)):
+        axes.scatter([], [], s=55, color=colour, label=name)
+    figure.legend(frameon=False, loc="upper right", ncols=2)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white", dpi=120)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _dress(axes: Axes, title: str, across: str, up: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
+    axes.set_xlabel(across, color=_INK)
+    axes.set_ylabel(up, color=_INK)
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_INK, length=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_GRID)
+
+
+def _at_rejection(name: str, quality: Quality) -> str:
+    return f"{name}: {quality.accuracy:.3f}, at 20 % {quality.accuracy_at_rejection:.3f}"
+
+
+def _ratio(column: Mapping[str, Any]) -> float | None:
+    if column["value"] is None or not column["threshold"]:
+        return None
+    return float(column["value"]) / float(column["threshold"])
