@@ -165,10 +165,11 @@ def folder_digest(folder: Path | str) -> str:
         return open_batch(folder, verify=False).digest
     except BatchError:
         manifest = folder / MANIFEST
-        files = (
-            [manifest] if manifest.exists() else sorted(p for p in folder.iterdir() if p.is_file())
-        )
-        return digest_of([file_sha256(path) for path in files])
+        if manifest.exists():
+            return digest_of([file_sha256(manifest)])
+        # Not the digest of the batch it becomes once its manifest is written.
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        return digest_of(["no manifest", *(file_sha256(path) for path in files)])
 
 
 def file_sha256(path: Path) -> str:

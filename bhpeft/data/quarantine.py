@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 RECORD = "record.json"
 RELEASED = "released.json"
 
+# Texts are cut to this many characters: a thousand of a megabyte would be a gigabyte of record.
+LONGEST_TEXT = 10_000
+
 Record = dict[str, Any]
 
 
@@ -118,7 +121,7 @@ def _failing_rows(where: Path, reasons: list[dict[str, Any]]) -> pa.Table | None
     if not numbers:
         return None
     try:
-        rows = pick_rows(open_batch(where, verify=False), numbers)
+        rows = pick_rows(open_batch(where, verify=False), numbers, longest=LONGEST_TEXT)
     except BatchError as problem:
         # The record matters more than the rows, and the rows are still in the batch.
         logger.warning("no rows could be put in quarantine with %s: %s", where, problem)

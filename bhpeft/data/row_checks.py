@@ -158,18 +158,27 @@ def _add_repeats(
         finding.row_numbers = [int(n) for n in numbers[:ROW_NUMBERS]]
 
 
-def pick_rows(batch: Batch, numbers: list[int]) -> dict[int, dict[str, Any]]:
-    """Return the rows of the given ascending numbers as they lie in the files, by number."""
+def pick_rows(
+    batch: Batch, numbers: list[int], longest: int | None = None
+) -> dict[int, dict[str, Any]]:
+    """Return the rows of the given ascending numbers as they lie in the files, by number.
+
+    Strings are cut to `longest` characters when it is given.
+    """
     picked: dict[int, dict[str, Any]] = {}
     wanted = np.asarray(numbers, dtype=np.int64)
     for start, rows in part_rows(batch, CHUNK_ROWS):
         here = wanted[(wanted >= start) & (wanted < start + rows.num_rows)]
-        if len(here):
-            taken = rows.take(pa.array(here - start)).to_pylist()
-            picked.update(zip(here.tolist(), taken, strict=True))
+        taken = rows.take(pa.array(here - start)).to_pylist()
+        for number, row in zip(here.tolist(), taken, strict=True):
+            picked[number] = {name: _cut(value, longest) for name, value in row.items()}
         if len(picked) == len(numbers):
             break
     return picked
+
+
+def _cut(value: Any, longest: int | None) -> Any:
+    return value[:longest] if isinstance(value, str) else value
 
 
 def _reason(contract: Contract, column: str, check: str, found: Finding) -> Reason:

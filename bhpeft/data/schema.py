@@ -45,6 +45,8 @@ def schema_reasons(found: pa.Schema, contract: Contract, rows: int) -> list[Reas
     for name, times in names.items():
         if name not in rules:
             hint = did_you_mean(name, rules)
+            if name.startswith("__index_level_"):
+                hint = "pandas wrote its index: use to_parquet(..., index=False)."
             reasons.append(_reason(name, "extra column", rows, [name], f"no such column. {hint}"))
         elif times > 1:
             reasons.append(_reason(name, "column twice", rows, [name], "each column once"))

@@ -122,12 +122,12 @@ def _types(contract: Contract, names: list[str]) -> dict[str, pa.DataType]:
 
 
 def _timed(reader: Iterator[pa.RecordBatch], contract: Contract) -> Iterator[pa.RecordBatch]:
-    times = [c.name for c in contract.columns if c.logical_type == "timestamp"]
+    times = {c.name for c in contract.columns if c.logical_type == "timestamp"}
     for rows in reader:
-        for name in times:
-            if name in rows.schema.names:
-                place = rows.schema.get_field_index(name)
-                rows = rows.set_column(place, name, _times(rows.column(name)))
+        # By position: a name may come twice, which is for `check` to refuse.
+        for place, name in enumerate(rows.schema.names):
+            if name in times:
+                rows = rows.set_column(place, name, _times(rows.column(place)))
         yield rows
 
 

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import jsonschema
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from bhpeft.data.contract import Contract, load_contract
+from bhpeft.data.infer import infer_contract
+from bhpeft.data.land import land
+from bhpeft.errors import BatchError, ContractFileError
+from tests.data.conftest import odcs_json_schema
+
+
+def shop_reviews(rows: int = 60) -> pa.Table:
+    """Return a table whose columns are called nothing in particular."""
+    words = ["bad", "fine", "great"]
+    return pa.table(
+        {
+            "review_id": [f"r{i}" for i in range(rows)],
+            "body": [f"the thing I bought was {words[i % 3]}, number {i}" for i in range(rows)],
+            "sentiment": [words[i % 3] for i in range(rows)],
+            "shop": [["north", "süd"][i % 2] for i in range(rows)],
+            "stars": [i % 5 for i in range(rows)],
+        }
+    )
+
+
+def loaded(folder: Path, text: str) -> Contract:
+    """Write a contract, check it against the standard and load it."""
+    jsonschema.validate(yaml.safe_load(text), odcs_json_schema())
+    path = folder / "inferred.odcs.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_contract(path)
+
+
+def test_a_contract_inferred_from_a_sample_accepts_the_sample(tmp_path: Path) -> None:
+    """The first batch of a newcomer lands."""
+    sample = tmp_path / "sample.parquet"
+    pq.write_table(shop_reviews(), sample)
+    contract = loaded(tmp_path, infer_contract(sample, "shop"))
+    assert (contract.text, contract.label, contract.key) == ("body", "sentiment", "review_id")
+    assert contract.labels == ("bad", "fine", "great")
+    assert contract.slices == ("shop",)
+    assert contract.column("stars").logical_type == "integer"
+    assert land(sample, tmp_path / "landing", contract, "shop").rows == 60
+
+
+def test_csv_samples_are_read_too(tmp_path: Path) -> None:
+    """What a spreadsheet exports is where most people start."""
+    sample = tmp_path / "sample.csv"
+    pyarrow.csv.write_csv(shop_reviews(), sample)
+    contract = loaded(tmp_path, infer_contract(sample, "shop"))
+    assert (contract.text, contract.label) == ("body", "sentiment")
+    assert land(sample, tmp_path / "landing", contract, "shop").rows == 60
+
+
+def test_columns_and_labels_can_be_named(tmp_path: Path) -> None:
+    """The person knows better than the sample."""
+    sample = tmp_path / "sample.parquet"
+    pq.write_table(shop_reviews(), sample)
+    text = infer_contract(sample, "shop", label="shop", labels=("north", "süd", "east"))
+    contract = loaded(tmp_path, text)
+    assert contract.label == "shop"
+    assert contract.labels == ("north", "süd", "east")
+    with pytest.raises(ContractFileError, match="Did you mean 'body'"):
+        infer_contract(sample, "shop", text="boddy")
+
+
+def test_without_a_sample_there_is_a_template_that_loads(tmp_path: Path) -> None:
+    """It is a contract from the first minute, to be edited."""
+    contract = loaded(tmp_path, infer_contract(None, "my-stream", labels=("ham", "spam")))
+    assert contract.name == "my-stream"
+    assert contract.labels == ("ham", "spam")
+    assert "# How old" in infer_contract(None, "my-stream")
+
+
+def test_names_that_yaml_would_misread_are_quoted(tmp_path: Path) -> None:
+    """A column called `no` or `a: b` is a name like any other."""
+    table = shop_reviews().rename_columns({"shop": "no", "stars": "a: #b"})
+    sample = tmp_path / "sample.parquet"
+    pq.write_table(table, sample)
+    contract = loaded(tmp_path, infer_contract(sample, "1: x"))
+    assert {"no", "a: #b"} <= {column.name for column in contract.columns}
+
+
+def test_a_sample_without_a_label_says_what_it_has(tmp_path: Path) -> None:
+    """And how to name one."""
+    sample = tmp_path / "sample.parquet"
+    pq.write_table(shop_reviews().select(["review_id", "body"]), sample)
+    with pytest.raises(ContractFileError, match=r"could be the label; found review_id.*--label"):
+        infer_contract(sample, "shop")
+
+
+def test_a_sample_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """With the reason of whoever tried."""
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    for name in ("a.parquet", "missing.csv", "a.docx"):
+        with pytest.raises(BatchError, match="cannot be read"):
+            infer_contract(tmp_path / name, "shop")
