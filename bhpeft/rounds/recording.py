@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bhpeft.judgement.figures import round_figures
+from bhpeft.judgement.figures import figures
 from bhpeft.judgement.gates import Decision
-from bhpeft.judgement.table import gate_table, headline
+from bhpeft.judgement.table import gate_table
 from bhpeft.learning.plan import Plan
 from bhpeft.registry import Registry, RoundRun, Version
 from bhpeft.rounds.steps import Ready
@@ -46,10 +46,10 @@ def write_down(
     )
     page.curve([_named(point) for point in trained.fitted.curve])
     page.metrics(_metrics(trained, trial))
-    page.figures(round_figures(trial.evidence, trial.report, trained.fitted.curve))
+    page.figures(figures(trial.report, trained.fitted.curve))
     with tempfile.TemporaryDirectory(prefix="bhpeft-report-") as desk:
         page.files(_reports(trial, Path(desk)))
-    page.describe(f"{headline(trial.decision)}\n\n{gate_table(trial.decision)}")
+    page.describe(gate_table(trial.decision))
 
 
 def packed(trained: Trained, trial: Trial, folder: Path) -> Path:
@@ -70,14 +70,14 @@ def register(
 ) -> Made:
     """Register the candidate with its tags, whatever was decided about it."""
     decision, reason = DECIDED[trial.decision.outcome], reason_of(trial.decision)
-    metrics, verdicts = _metrics(trained, trial), [asdict(v) for v in trial.decision.verdicts]
+    metrics, verdicts = _metrics(trained, trial), [v.as_dict() for v in trial.decision.verdicts]
     drift = trial.drift.drifted if trial.drift else None
     spec = trial.state.spec
     version = registry.register(
         page,
         folder,
         decision=decision,
-        description=f"{headline(trial.decision)}\n\n{gate_table(trial.decision)}",
+        description=gate_table(trial.decision),
         tags={
             "reason": reason,
             "drift": drift,
@@ -113,12 +113,10 @@ def remembered(version: Version, registry: Registry) -> Made:
 
 
 def reason_of(decision: Decision) -> str:
-    """Return in one line why: the reasons of the gates that stopped the candidate, or none did."""
-    stopped = {"refuse": ("fail",), "hold": ("hold", "not_evaluable")}.get(decision.outcome, ())
-    lines = [v.reason for v in decision.verdicts if v.outcome in stopped]
-    if lines:
-        return "; ".join(lines)
-    passed = sum(v.outcome == "pass" for v in decision.verdicts)
+    """Return in one line why: what the decisive gates said, or that none objected."""
+    if decision.decisive:
+        return "; ".join(f"{verdict.gate}: {verdict.reason}" for verdict in decision.decisive)
+    passed = sum(verdict.outcome == "pass" for verdict in decision.verdicts)
     return f"{passed} of {len(decision.verdicts)} gates passed, none failed"
 
 
@@ -164,10 +162,7 @@ def _reports(trial: Trial, desk: Path) -> dict[str, Path | str]:
         "report.json": _json(desk / "report.json", trial.report.as_dict()),
         "gates.json": _json(
             desk / "gates.json",
-            {
-                "decision": DECIDED[trial.decision.outcome],
-                "verdicts": [asdict(verdict) for verdict in trial.decision.verdicts],
-            },
+            trial.decision.as_dict(),
         ),
     }
     if trial.drift is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Generator
@@ -197,7 +197,7 @@ def _settings(stream: Stream, name: str) -> dict[str, Any]:
     if stream.learning.adapted_layers is not None:
         settings.setdefault("layers", stream.learning.adapted_layers)
     made: Any = method(name, settings)
-    return asdict(made) if is_dataclass(made) else settings
+    return asdict(made)
 
 
 def _seed(stream: Stream, batch: Batch) -> int:
