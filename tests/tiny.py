@@ -15,6 +15,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from torch import Generator, Tensor
 from transformers import (
+    AutoConfig,
+    AutoModel,
     BertConfig,
     BertModel,
     DebertaV2Config,
@@ -33,6 +35,7 @@ from transformers import (
     RobertaModel,
 )
 
+from bhpeft.methods import ARCHITECTURES
 from bhpeft.models.load import LoadedBase, in_memory
 
 VOCAB = 64
@@ -140,6 +143,14 @@ FAMILIES: dict[str, Callable[..., PreTrainedModel]] = {
     "llama": llama,
     "gpt2": gpt2,
 }
+
+
+def cousin(kind: str) -> PreTrainedModel:
+    """Return a model of an architecture that shares its layout with one of the FAMILIES."""
+    options = dict(_SIZES, num_hidden_layers=2)
+    if ARCHITECTURES[kind].feed_forward == "mlp":
+        options |= {"num_key_value_heads": 2, "head_dim": 8}
+    return seeded(AutoModel.from_config, AutoConfig.for_model(kind, **options))
 
 
 def tokenizer(eos: bool = False) -> PreTrainedTokenizerFast:

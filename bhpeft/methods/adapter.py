@@ -26,22 +26,21 @@ from bhpeft.methods.architectures import (
     Layers,
     chosen_layers,
     layers_of,
-    on_device_of,
 )
-from bhpeft.methods.lora import kaiming
 from bhpeft.methods.sampled import sampled_linear
 from bhpeft.methods.sites import Site
+from bhpeft.methods.start import beside, kaiming
 
 
 class Bottleneck(nn.Module):
     """The adapter's own map x ↦ s · U relu(D x), in float32 whatever the dtype of x."""
 
-    def __init__(self, beside: nn.Module, width: int, settings: ParallelAdapter, seed: Generator):
+    def __init__(self, place: nn.Module, width: int, settings: ParallelAdapter, seed: Generator):
         super().__init__()
         self.scale = settings.scale
         self.active = True
-        self.down = on_device_of(beside, lambda: kaiming(settings.bottleneck, width, seed))
-        self.up = on_device_of(beside, lambda: torch.zeros(width, settings.bottleneck))
+        self.down = beside(place, lambda: kaiming(settings.bottleneck, width, seed))
+        self.up = beside(place, lambda: torch.zeros(width, settings.bottleneck))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (rows, …, d) to what is added to the feed-forward block's output."""

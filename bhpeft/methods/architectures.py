@@ -6,10 +6,9 @@ then covers it. Paths are relative: `layers` to the model without its head, the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from bhpeft.errors import UnsupportedModel
@@ -143,9 +142,3 @@ def chosen_layers(layers: Layers, count: int) -> list[int]:
             remedy="Correct `layers` of the method.",
         )
     return chosen
-
-
-def on_device_of(module: nn.Module, make: Callable[[], Tensor]) -> nn.Parameter:
-    """Return a float32 parameter beside `module`, made on the CPU so that a seed fixes it."""
-    device = next(module.parameters()).device
-    return nn.Parameter(make().to(device))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import sqrt
 
 import torch
 from torch import Generator, Tensor, nn
@@ -22,10 +21,10 @@ from bhpeft.methods.architectures import (
     Layers,
     chosen_layers,
     layers_of,
-    on_device_of,
 )
 from bhpeft.methods.sampled import sampled_linear
 from bhpeft.methods.sites import Site
+from bhpeft.methods.start import beside, kaiming
 
 
 class LoRALinear(nn.Module):
@@ -37,8 +36,8 @@ class LoRALinear(nn.Module):
         self.in_features, self.out_features = linear_sizes(base)
         self.scaling = alpha / rank
         self.active = True
-        self.a = on_device_of(base, lambda: kaiming(rank, self.in_features, generator))
-        self.b = on_device_of(base, lambda: torch.zeros(self.out_features, rank))
+        self.a = beside(base, lambda: kaiming(rank, self.in_features, generator))
+        self.b = beside(base, lambda: torch.zeros(self.out_features, rank))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (rows, …, in) to (rows, …, out)."""
@@ -84,12 +83,6 @@ class LoRA:
                 name = f"{index}.{place}.lora"
                 yield Site(f"{name}.a", "lora.a", module, "a", module.in_features, index)
                 yield Site(f"{name}.b", "lora.b", module, "b", self.rank, index)
-
-
-def kaiming(out_features: int, in_features: int, generator: Generator) -> Tensor:
-    """Return a Kaiming-uniform (out, in) matrix with a = √5, the start of every nn.Linear."""
-    empty = torch.empty(out_features, in_features)
-    return nn.init.kaiming_uniform_(empty, a=sqrt(5), generator=generator)
 
 
 def linear_sizes(module: nn.Module) -> tuple[int, int]:

@@ -31,10 +31,10 @@ from bhpeft.methods.architectures import (
     Layers,
     chosen_layers,
     layers_of,
-    on_device_of,
 )
 from bhpeft.methods.sampled import rows_of
 from bhpeft.methods.sites import Site
+from bhpeft.methods.start import beside
 
 ATTENTION = "bhpeft_prefix"
 
@@ -46,13 +46,13 @@ START_STD = 0.02
 class PrefixKeyValue(nn.Module):
     """The prefix of one layer: keys and values, one row a prefix position, in float32."""
 
-    def __init__(self, beside: nn.Module, length: int, heads: int, width: int, seed: Generator):
+    def __init__(self, place: nn.Module, length: int, heads: int, width: int, seed: Generator):
         super().__init__()
         self.length, self.heads, self.width = length, heads, width
         self.active = True
         shape = (length, heads * width)
-        self.key = on_device_of(beside, lambda: START_STD * torch.randn(shape, generator=seed))
-        self.value = on_device_of(beside, lambda: START_STD * torch.randn(shape, generator=seed))
+        self.key = beside(place, lambda: START_STD * torch.randn(shape, generator=seed))
+        self.value = beside(place, lambda: START_STD * torch.randn(shape, generator=seed))
 
     def forward(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Put the prefix before keys and values, each (rows, heads, tokens, head width)."""

@@ -1,10 +1,21 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 from transformers import T5Config, T5Model
 
-from bhpeft.errors import ConfigError, UnknownName, UnsupportedModel
-from bhpeft.methods import METHODS, LoRA, ParallelAdapter, Prefix, attach, method
+from bhpeft.errors import ConfigError, ModelError, UnknownName, UnsupportedModel
+from bhpeft.methods import (
+    ARCHITECTURES,
+    METHODS,
+    LoRA,
+    ParallelAdapter,
+    Prefix,
+    Site,
+    attach,
+    method,
+)
 from bhpeft.methods.conformance import check_method
 from tests import tiny
 
@@ -14,6 +25,54 @@ from tests import tiny
 def test_every_method_keeps_the_contract_on_every_architecture(name, family):
     """The check that ships for other people's methods holds for ours."""
     check_method(method(name), tiny.FAMILIES[family], tiny.minibatch())
+
+
+@pytest.mark.parametrize("kind", sorted(ARCHITECTURES.keys() - {*tiny.FAMILIES, "deberta-v2"}))
+def test_every_architecture_listed_is_served(kind):
+    """The ones that share another's layout are tried too, with all methods at once."""
+    check_method(Union(), lambda: tiny.cousin(kind), tiny.minibatch())
+
+
+class Union:
+    """All methods as one."""
+
+    def attach(self, model, architecture, generator):
+        for name in METHODS:
+            yield from method(name).attach(model, architecture, generator)
+
+
+class Stray:
+    """A method that multiplies in a way only one draw survives."""
+
+    def attach(self, model, architecture, generator):
+        layer = model.encoder.layer[0]
+        layer.stray = nn.Parameter(torch.randn(32, generator=generator))
+        layer.active = True
+        layer.register_forward_hook(
+            lambda *call: call[-1] * layer.stray.reshape(-1)[:32] if layer.active else None
+        )
+        yield Site("0.layer.stray.scale", "stray.scale", layer, "stray", 1, 0)
+
+
+class Unseeded:
+    """A method that starts from torch's global generator."""
+
+    def attach(self, model, architecture, generator):
+        sites = list(LoRA().attach(model, architecture, torch.default_generator))
+        yield from sites
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (Stray(), "draws in one pass equal one pass a draw"),
+        (Unseeded(), "one seed gives one start"),
+    ],
+)
+def test_the_check_refuses_a_method_that_breaks_the_contract(broken, says):
+    """A check that everything passes would prove nothing."""
+    with torch.random.fork_rng(devices=[]), pytest.raises(ModelError, match=says):
+        check_method(broken, tiny.bert, tiny.minibatch())
 
 
 def test_settings_come_by_name_as_a_stream_file_spells_them():
