@@ -106,3 +106,25 @@ def _written(folder: Path, text: str) -> Path:
     path = folder / "contract.odcs.yaml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def test_other_bounds_of_the_standard_are_read(tmp_path: Path) -> None:
+    """Patterns, open bounds, most rows, the share of repeats and an enum of values."""
+    text = (
+        CONTRACT.replace("{minimum: 0, maximum: 1}", "{exclusiveMinimum: 0, exclusiveMaximum: 1}")
+        .replace("{minLength: 1}", "{minLength: 1, pattern: '[a-z]'}")
+        .replace(
+            "metric: rowCount, mustBeGreaterThan: 4", "metric: rowCount, mustBeBetween: [5, 9]"
+        )
+        .replace(
+            "slaProperties",
+            "      - {metric: duplicateValues, unit: percent, mustBeLessThan: 20}\nslaProperties",
+        )
+        .replace("- name: team", "- name: team\n        enum: [{value: north}, {value: south}]")
+    )
+    contract = load_contract(_written(tmp_path, text))
+    assert (contract.column("score").above, contract.column("score").below) == (0, 1)
+    assert contract.column("text").pattern == "[a-z]"
+    assert (contract.min_rows, contract.max_rows) == (5, 9)
+    assert contract.max_duplicate_share == 0.2
+    assert contract.column("team").values == ("north", "south")

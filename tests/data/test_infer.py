@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import jsonschema
@@ -54,6 +55,17 @@ def test_csv_samples_are_read_too(tmp_path: Path) -> None:
     """What a spreadsheet exports is where most people start."""
     sample = tmp_path / "sample.csv"
     pyarrow.csv.write_csv(shop_reviews(), sample)
+    contract = loaded(tmp_path, infer_contract(sample, "shop"))
+    assert (contract.text, contract.label) == ("body", "sentiment")
+    assert land(sample, tmp_path / "landing", contract, "shop").rows == 60
+
+
+def test_json_lines_samples_are_read_too(tmp_path: Path) -> None:
+    """A key that is left out is a null of an optional column."""
+    rows = shop_reviews().to_pylist()
+    del rows[3]["stars"]
+    sample = tmp_path / "sample.jsonl"
+    sample.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     contract = loaded(tmp_path, infer_contract(sample, "shop"))
     assert (contract.text, contract.label) == ("body", "sentiment")
     assert land(sample, tmp_path / "landing", contract, "shop").rows == 60

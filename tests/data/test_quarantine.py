@@ -9,6 +9,7 @@ import pytest
 from bhpeft.data.batch import MANIFEST, Batch, landed, open_batch
 from bhpeft.data.check import check
 from bhpeft.data.contract import Contract
+from bhpeft.data.land import land
 from bhpeft.data.quarantine import quarantine, quarantined, release
 from bhpeft.errors import BatchCorrupt, BatchError, BatchIncomplete, ContractViolation
 from tests.data.conftest import Lander
@@ -138,3 +139,18 @@ def test_a_released_batch_is_pending_again_and_can_be_quarantined_again(
 def test_an_empty_or_absent_quarantine_holds_nothing(tmp_path: Path) -> None:
     """A new stream has no folder yet."""
     assert quarantined(tmp_path / "nowhere") == {}
+
+
+def test_parts_that_disagree_on_a_type_are_shown_as_text(
+    landing: Path, contract: Contract, tmp_path: Path
+) -> None:
+    """The disagreement may be the very thing that is wrong."""
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    pq.write_table(tickets(3), folder / "a.parquet")
+    pq.write_table(tickets(3, score=["low", "high", "low"]), folder / "b.parquet")
+    batch = land(folder, landing, contract, "tickets", validate=False)
+    path = quarantine(batch, violation(batch, contract), tmp_path / "quarantine")
+    scores = pq.read_table(path / "rows.parquet").column("score").to_pylist()
+    assert scores[0] == "0.0"
+    assert scores[3] == "low"
