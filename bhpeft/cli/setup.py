@@ -101,9 +101,9 @@ def land(
     config = find_stream(stream, home)
     batch = land_file(
         file,
-        config.landing.parent,
+        config.landing,
         load_contract(config.contract),
-        config.landing.name,
+        config.name,
         batch_id=batch_id or None,
         event_time=event_time,
         validate=validate,
