@@ -54,8 +54,13 @@ class MoveLog:
     def __init__(self, connection: Connection):
         self._connection = connection
 
-    def read(self, stream: str) -> list[Logged]:
-        """Return every move of a stream, newest last; one call to the server."""
+    def read(self, stream: str, only: str = "") -> list[Logged]:
+        """Return the moves of a stream, newest last; one call to the server.
+
+        Args:
+            stream: the stream.
+            only: a filter in MLflow's language, for less than the whole log.
+        """
         experiment = self._connection.known_experiment(_name(stream))
         if experiment is None:
             return []
@@ -64,7 +69,7 @@ class MoveLog:
         with self._connection.translated(f"read the promotion log of {stream!r}"):
             while True:
                 page = self._connection.client.search_runs(
-                    [experiment], max_results=1000, page_token=token
+                    [experiment], only, max_results=1000, page_token=token
                 )
                 found += page
                 token = page.token
@@ -72,6 +77,10 @@ class MoveLog:
                     break
         logged = [_logged(stream, run) for run in found]
         return sorted(logged, key=lambda entry: (entry.move.when, entry.run_id))
+
+    def unfinished(self, stream: str) -> list[Logged]:
+        """Return the moves that a crash cut in half, oldest first."""
+        return self.read(stream, "attributes.status = 'RUNNING'")
 
     def history(self, stream: str) -> list[Move]:
         """Return the moves that happened, newest last."""
@@ -103,11 +112,9 @@ class MoveLog:
 
     def next_time(self, stream: str) -> datetime:
         """Return now, or the instant after the last entry if this machine's clock is behind."""
-        entries = self.read(stream)
         now = utc(milliseconds(datetime.now(UTC)))
-        if not entries:
-            return now
-        return max(now, entries[-1].move.when + timedelta(milliseconds=1))
+        later = self.read(stream, f"attributes.start_time >= {milliseconds(now)}")
+        return later[-1].move.when + timedelta(milliseconds=1) if later else now
 
     def _end(self, run_id: str, status: str) -> None:
         with self._connection.translated("close an entry of the promotion log"):

@@ -53,9 +53,8 @@ class Promotion:
         """Make a version the champion; see `Registry.promote`."""
         with lock():
             self.finish_open_moves(stream)
-            versions = self._versions.all(stream)
-            version = lineage.find(versions, stream, number)
-            champion = lineage.champion(versions)
+            version = self._found(stream, number)
+            champion = self._versions.number(stream, CHAMPION)
             if champion == number:
                 return self._last_move_to(stream, number)
             if champion != expected_parent:
@@ -105,8 +104,7 @@ class Promotion:
 
     def settle(self, stream: str, number: int, kind: str, *, by: str, reason: str) -> Move:
         """Log that a candidate was refused or is held; its decision tag follows."""
-        versions = self._versions.all(stream)
-        version, champion = lineage.find(versions, stream, number), lineage.champion(versions)
+        version, champion = self._found(stream, number), self._versions.number(stream, CHAMPION)
         if champion == number:
             raise RegistryError(
                 f"{version} is the champion and cannot be put aside",
@@ -136,7 +134,7 @@ class Promotion:
 
     def finish_open_moves(self, stream: str) -> list[Move]:
         """Finish, or give up, each move that a crash left open. Call it under the lock."""
-        done = [self._finish(entry) for entry in self._log.read(stream) if entry.state == "open"]
+        done = [self._finish(entry) for entry in self._log.unfinished(stream)]
         return [move for move in done if move is not None]
 
     def apply(self, move: Move, version: Version) -> None:
@@ -157,6 +155,10 @@ class Promotion:
         if aliases.get(CANDIDATE) == number:
             self._versions.point(stream, CANDIDATE, None)
 
+    def _found(self, stream: str, number: int) -> Version:
+        found = self._versions.one(stream, number)
+        return found or lineage.find(self._versions.all(stream), stream, number)
+
     def _make(self, move: Move, version: Version) -> Move:
         run_id = self._log.open(move)
         try:
@@ -172,9 +174,8 @@ class Promotion:
         if not move.moves_champion:
             self._log.close(entry.run_id)
             return move
-        versions = self._versions.all(move.stream)
-        champion = lineage.champion(versions)
-        version = versions.get(move.to_version or 0)
+        champion = self._versions.number(move.stream, CHAMPION)
+        version = self._versions.one(move.stream, move.to_version or 0)
         if version is None or champion not in (move.from_version, move.to_version):
             self._log.abandon(entry.run_id, f"cut in half, and the champion is v{champion} now")
             return None
@@ -208,7 +209,7 @@ class Promotion:
         moving = [m for m in found if m.moves_champion]
         if moving:
             return moving[-1]
-        version = lineage.find(self._versions.all(stream), stream, number)
+        version = self._found(stream, number)
         return self.put_right(version, None, "champion without a log entry", by="bhpeft")
 
 

@@ -33,28 +33,43 @@ def register(
         raise RegistryError(
             "Unknown decision", found=repr(decision), expected=" or ".join(DECISIONS)
         )
-    facts = {
-        "stream": run.stream,
-        "batch_ids": [run.batch_id],
-        "batch_digests": [run.digest],
-        "prior_version": run.parent,
-        "decision": decision,
-        **tags,
-    }
+    facts = {**facts_of(run, decision), **tags}
     sums = package.checksums(state_folder)
     versions.ensure_stream(run.stream)
     model_id = package.store(connection, run, state_folder, {**facts, **metadata})
+    return enter(connection, versions, run, model_id, {**facts, "sha256": sums}, description)
+
+
+def facts_of(run: RoundRun, decision: str) -> dict[str, object]:
+    """Return what every version's tags say, in the order a reviewer wants them."""
+    return {
+        "decision": decision,
+        "prior_version": run.parent,
+        "batch_ids": [run.batch_id],
+        "batch_digests": [run.digest],
+    }
+
+
+def enter(
+    connection: Connection,
+    versions: Versions,
+    run: RoundRun,
+    model_id: str,
+    facts: Mapping[str, object],
+    description: str = "",
+) -> int:
+    """Make stored files a version, point `candidate` at it and name the run after it."""
     with connection.translated(f"register a version of {run.stream!r}"):
         made = connection.client.create_model_version(
             run.stream,
             f"models:/{model_id}",
             run.run_id,
-            tags=prefixed({**facts, "sha256": sums}),
+            tags=prefixed(facts),
             description=description or None,
             model_id=model_id,
         )
     number = int(made.version)
     versions.point(run.stream, CANDIDATE, number)
-    run.tags({"decision": decision, "version": number})
-    run.rename(f"{run.batch_id} → v{number} {decision}")
+    run.tags({"decision": facts["decision"], "version": number})
+    run.rename(f"{run.batch_id} → v{number} {facts['decision']}")
     return number

@@ -66,7 +66,8 @@ class Registry:
         Raises:
             UnknownVersion: there is none of that number; lists the known ones.
         """
-        return lineage.find(self._versions.all(stream), stream, number)
+        found = self._versions.one(stream, number)
+        return found or lineage.find(self._versions.all(stream), stream, number)
 
     def versions(self, stream: str) -> list[Version]:
         """Return all versions, oldest first."""
@@ -140,7 +141,7 @@ class Registry:
             run: the round's run; the stream, the parent and the batch are its own.
             state_folder: safetensors and JSON files.
             decision: "promoted", "refused" or "held".
-            description: Markdown; its first line shows in the list of versions.
+            description: Markdown; the list of versions shows its first line, as plain text.
             tags: more facts about the version (`kl_weight`, `forgetting`, `base_model`, …).
             metadata: facts to travel inside the model's own file.
 
@@ -319,5 +320,5 @@ class Registry:
         return f"{uri}/#/experiments/{record.experiment_id}/runs/{record.run_id}"
 
     def _at(self, stream: str, alias: str) -> Version | None:
-        found = self._versions.all(stream).values()
-        return next((version for version in found if alias in version.aliases), None)
+        number = self._versions.number(stream, alias)
+        return None if number is None else self._versions.one(stream, number)

@@ -59,6 +59,22 @@ class Versions:
         versions = [_version(item, aliases or {}) for item in found]
         return {v.number: v for v in sorted(versions, key=lambda v: v.number)}
 
+    def one(self, stream: str, number: int) -> Version | None:
+        """Return one version, or None; two calls, however many versions there are."""
+        from mlflow.exceptions import MlflowException
+
+        aliases = self.aliases(stream)
+        if aliases is None:
+            return None
+        with self._connection.translated(f"read {stream} v{number}"):
+            try:
+                found = self._connection.client.get_model_version(stream, str(number))
+            except MlflowException as problem:
+                if problem.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return None
+                raise
+        return _version(found, aliases)
+
     def aliases(self, stream: str) -> dict[str, int] | None:
         """Return alias → number, or None if the stream has never been registered."""
         from mlflow.exceptions import MlflowException

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bhpeft.registry import Registry, Version
+from bhpeft.registry import Registry, Version, package, registration
+from bhpeft.registry.versions import Versions
 
 Learn = Callable[..., Version]
 
@@ -38,19 +39,40 @@ def state(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def stored(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The files of one version, for tests that are about aliases and not about files."""
+    folder = tmp_path_factory.mktemp("stored")
+    (folder / "spec.json").write_text("{}")
+    with registry.round_run("stored", "b0", digest="sha-b0", parent=None) as run:
+        return package.store(registry.connection, run, folder, {})
+
+
 @pytest.fixture
-def learn(registry: Registry, stream: str, state: Path) -> Learn:
-    """Run a round without a fit: register a version and, if promoted, move the champion."""
+def learn(registry: Registry, stream: str, stored: str) -> Learn:
+    """Run a round without a fit: enter a version and, if promoted, move the champion."""
+    versions = Versions(registry.connection)
 
     def run_round(
         batch: str, parent: int | None, decision: str = "promoted", *, move: bool = True
     ) -> Version:
+        versions.ensure_stream(stream)
         with registry.round_run(stream, batch, digest=f"sha-{batch}", parent=parent) as run:
-            version = registry.register(run, state, decision=decision)
+            facts = registration.facts_of(run, decision)
+            number = registration.enter(registry.connection, versions, run, stored, facts)
         if decision == "promoted" and move:
             registry.promote(
-                stream, version.number, expected_parent=parent, by="round", reason="all gates pass"
+                stream, number, expected_parent=parent, by="round", reason="all gates pass"
             )
-        return registry.version(stream, version.number)
+        return registry.version(stream, number)
 
     return run_round
+
+
+@pytest.fixture
+def version(registry: Registry, stream: str, state: Path) -> Version:
+    """A champion with files of its own."""
+    with registry.round_run(stream, "b1", digest="sha-b1", parent=None) as run:
+        registry.register(run, state, decision="promoted")
+    registry.promote(stream, 1, expected_parent=None, by="round", reason="all gates pass")
+    return registry.version(stream, 1)

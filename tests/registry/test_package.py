@@ -9,10 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bhpeft.errors import RegistryError, StateError
-from bhpeft.registry import Registry
+from bhpeft.registry import Registry, Version
 from bhpeft.registry.package import pip_requirements
-
-from .conftest import Learn
 
 
 def folder_of(registry: Registry, stream: str, number: int) -> Path:
@@ -43,9 +41,8 @@ def test_a_version_knows_its_parent_batch_files_and_facts(
 
 
 def test_what_was_registered_comes_back_bit_exact(
-    registry: Registry, stream: str, state: Path, learn: Learn, tmp_path: Path
+    registry: Registry, stream: str, state: Path, version: Version, tmp_path: Path
 ) -> None:
-    version = learn("b1", None)
     back = registry.download(version, tmp_path / "cache" / "v1")
     assert {file.name for file in back.iterdir()} == {"posterior.safetensors", "spec.json"}
     before, after = (load_file(f / "posterior.safetensors") for f in (state, back))
@@ -53,10 +50,9 @@ def test_what_was_registered_comes_back_bit_exact(
 
 
 def test_nothing_is_fetched_twice(
-    registry: Registry, stream: str, learn: Learn, tmp_path: Path
+    registry: Registry, stream: str, version: Version, tmp_path: Path
 ) -> None:
     """A whole copy is kept; a damaged one is replaced."""
-    version = learn("b1", None)
     copy = registry.download(version, tmp_path / "v1")
     before = (copy / "spec.json").stat().st_ino
     assert (registry.download(version, copy) / "spec.json").stat().st_ino == before
@@ -65,9 +61,8 @@ def test_nothing_is_fetched_twice(
 
 
 def test_a_posterior_altered_in_the_store_is_not_loaded(
-    registry: Registry, stream: str, learn: Learn, tmp_path: Path
+    registry: Registry, stream: str, version: Version, tmp_path: Path
 ) -> None:
-    version = learn("b1", None)
     adapter = folder_of(registry, stream, version.number) / "artifacts" / "adapter"
     save_file({"mean/0.query.lora.a": torch.zeros(2, 3)}, adapter / "posterior.safetensors")
     with pytest.raises(StateError, match=r"posterior\.safetensors"):
@@ -76,16 +71,16 @@ def test_a_posterior_altered_in_the_store_is_not_loaded(
 
 
 def test_a_file_lost_from_the_store_is_named(
-    registry: Registry, stream: str, learn: Learn, tmp_path: Path
+    registry: Registry, stream: str, version: Version, tmp_path: Path
 ) -> None:
-    version = learn("b1", None)
     (folder_of(registry, stream, version.number) / "artifacts" / "adapter" / "spec.json").unlink()
     with pytest.raises(StateError, match=r"spec\.json: no file"):
         registry.download(version, tmp_path / "v1")
 
 
-def test_a_stored_version_holds_no_pickle(registry: Registry, stream: str, learn: Learn) -> None:
-    version = learn("b1", None)
+def test_a_stored_version_holds_no_pickle(
+    registry: Registry, stream: str, version: Version
+) -> None:
     files = [f for f in folder_of(registry, stream, version.number).rglob("*") if f.is_file()]
     assert "pyfunc_model.py" in {file.name for file in files}
     suffixes = {file.suffix for file in files}
@@ -106,10 +101,9 @@ def test_a_state_folder_with_a_pickle_is_not_registered(
 
 
 def test_a_full_disk_at_registration_moves_no_alias_and_fails_the_run(
-    registry: Registry, stream: str, state: Path, learn: Learn
+    registry: Registry, stream: str, state: Path, version: Version
 ) -> None:
     """A file size limit of the kernel stands in for the disk: the same write fails the same way."""
-    champion = learn("b1", None)
     save_file({"mean/x": torch.zeros(2_000_000)}, state / "posterior.safetensors")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (6_000_000, limits[1]))
@@ -122,7 +116,7 @@ def test_a_full_disk_at_registration_moves_no_alias_and_fails_the_run(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert registry.connection.client.get_run(run.run_id).info.status == "FAILED"
-    assert registry.champion(stream) == champion
+    assert registry.champion(stream) == version
     assert registry.candidate(stream) is None
     assert [v.number for v in registry.versions(stream)] == [1]
 
