@@ -9,7 +9,13 @@ from pathlib import Path
 
 from bhpeft.errors import ServerError
 
-SILENT = "WARNING"
+# Prefect's own lines would run through tables and progress bars; its server keeps all of them.
+QUIET_CONSOLE = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
+
+
+def quieten() -> None:
+    """Keep Prefect's log off this terminal; to be called before Prefect is first imported."""
+    os.environ.setdefault(QUIET_CONSOLE, "WARNING")
 
 
 @contextmanager
@@ -27,8 +33,7 @@ def connected(home: Path, *, prefect: bool = True, mlflow: bool = True) -> Itera
     from flows.environment import applied, environment
     from flows.servers import running, serving
 
-    # Prefect reads its settings when it is first imported, and its log level only then.
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", SILENT)
+    quieten()
     found = running(home)
     prefect_url = os.environ.get("PREFECT_API_URL") or _api(found and found.prefect)
     mlflow_url = os.environ.get("MLFLOW_TRACKING_URI") or _api(found and found.mlflow)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bhpeft.cli.connection import quieten
+
 
 def demo(
     home: Annotated[Path, typer.Option(help="Folder for the demo's streams and servers.")] = Path(
@@ -18,7 +20,9 @@ def demo(
     ] = None,
 ) -> None:
     """Run the main job on real weights and real sentences, with both servers."""
-    from flows.demo import run_demo
+    quieten()
     from rich.console import Console
+
+    from flows.demo import run_demo
 
     run_demo(home=home, seed=seed, json_file=json_file, console=Console())

@@ -11,37 +11,6 @@ import typer
 from bhpeft.cli.terminal import HERE, Home, Json, StreamName, say, show_json
 from bhpeft.errors import ConfigError
 
-# What a contract needs at least; `bhpeft init --sample` infers a fuller one.
-CONTRACT = """\
-# What a batch of {name} must look like. The Open Data Contract Standard's format;
-# `bhpeft.role` says which column is the text, the label, a key or a slice. Guide: docs/contract.md
-apiVersion: v3.1.0
-kind: DataContract
-id: urn:bhpeft:{name}
-name: {name}
-version: 1.0.0
-status: active
-schema:
-  - name: {name}
-    properties:
-      - name: text
-        logicalType: string
-        required: true
-        logicalTypeOptions: {{minLength: 1, maxLength: 8000}} # longer texts break the contract
-        customProperties: [{{property: bhpeft.role, value: text}}]
-      - name: label
-        logicalType: string
-        required: true
-        customProperties: [{{property: bhpeft.role, value: label}}]
-        quality: # the labels, in the order the model knows them; a new one means a new stream
-          - type: library
-            metric: invalidValues
-            arguments: {{validValues: [{labels}]}}
-            mustBe: 0
-    quality:
-      - {{type: library, metric: rowCount, mustBeGreaterThan: 20}} # fewer rows teach nothing
-"""
-
 
 def init(
     stream: StreamName,
@@ -50,12 +19,15 @@ def init(
         typer.Option(help="A file of labelled rows to infer the contract from.", dir_okay=False),
     ] = None,
     labels: Annotated[
-        str, typer.Option(help="The labels, with commas between, where there is no sample.")
-    ] = "negative,positive",
+        str, typer.Option(help="The labels, with commas between, if the sample does not show all.")
+    ] = "",
+    text: Annotated[str, typer.Option(help="The text's column.")] = "",
+    label: Annotated[str, typer.Option(help="The label's column.")] = "",
     home: Home = HERE,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what exists.")] = False,
 ) -> None:
     """Write a commented stream file and data contract for STREAM."""
+    from bhpeft.data.infer import infer_contract
     from bhpeft.stream import NAME, TEMPLATE
 
     if not NAME.fullmatch(stream):
@@ -63,9 +35,14 @@ def init(
             f"{stream!r} cannot be a stream's name",
             expected="letters, digits, - and _, at most 64 of them",
         )
+    known = tuple(name.strip() for name in labels.split(",") if name.strip())
+    if labels and len(set(known)) < 2:
+        raise ConfigError(
+            "A stream needs labels to tell apart", found=labels, expected="two or more, with commas"
+        )
     contract_name = f"data_contracts/{stream}.odcs.yaml"
     files = {
-        home / contract_name: _contract_text(stream, sample, labels),
+        home / contract_name: infer_contract(sample, stream, text or None, label or None, known),
         home / "streams" / f"{stream}.toml": TEMPLATE.format(name=stream, contract=contract_name),
     }
     _refuse_to_overwrite(list(files), force)
@@ -113,23 +90,6 @@ def land(
         show_json({"stream": config.name, **facts, "folder": batch.folder})
     else:
         say(f"landed [bold]{batch.batch_id}[/bold]: {batch.rows} rows in {batch.folder}")
-
-
-def _contract_text(stream: str, sample: Path | None, labels: str) -> str:
-    if sample:
-        from bhpeft.data.infer import infer_contract
-
-        return infer_contract(sample, stream)
-    names = [label.strip() for label in labels.split(",") if label.strip()]
-    if len(set(names)) < 2:
-        raise ConfigError(
-            "A stream needs labels to tell apart",
-            found=labels,
-            expected="two or more different ones",
-            remedy="Give --labels negative,positive or a --sample file.",
-        )
-    # Quoted, since YAML reads a plain yes or 1 as something else than a string.
-    return CONTRACT.format(name=stream, labels=", ".join(f'"{name}"' for name in names))
 
 
 def _refuse_to_overwrite(paths: list[Path], force: bool) -> None:

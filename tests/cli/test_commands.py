@@ -22,8 +22,10 @@ def run(*arguments: str | Path) -> Result:
 
 
 def csv_of(path: Path, rows: int = 30, label: str = "positive") -> Path:
-    lines = [f"sentence number {row},{'negative' if row % 2 else label}" for row in range(rows)]
-    path.write_text("text,label\n" + "\n".join(lines) + "\n")
+    lines = [
+        f"{row},sentence number {row},{'negative' if row % 2 else label}" for row in range(rows)
+    ]
+    path.write_text("id,text,label\n" + "\n".join(lines) + "\n")
     return path
 
 
@@ -59,6 +61,17 @@ def test_init_writes_a_stream_and_a_contract_that_can_be_read(home: Path):
     stream = read_stream(home / "streams" / "reviews.toml", home)
 
     assert load_contract(stream.contract).labels == ("negative", "positive")
+
+
+def test_init_infers_the_contract_from_a_sample_and_the_sample_lands(tmp_path: Path):
+    """Columns and labels are read from the file, and the file itself passes them."""
+    sample = csv_of(tmp_path / "sample.csv", rows=200, label="neutral")
+
+    assert run("init", "mine", "--sample", sample, "--home", tmp_path).exit_code == 0
+
+    labels = load_contract(tmp_path / "data_contracts" / "mine.odcs.yaml").labels
+    assert set(labels) == {"negative", "neutral"}
+    assert run("land", "mine", sample, "--home", tmp_path).exit_code == 0
 
 
 def test_init_takes_labels_that_yaml_would_read_as_something_else(tmp_path: Path):

@@ -74,7 +74,7 @@ def test_up_runs_schedules_until_it_is_told_to_stop(tmp_path: Path):
     no longer watched, one that changed is watched anew. (On SQLAlchemy 2.1 the servers look healthy
     and no run ever comes.)
     """
-    write_stream(tmp_path, "8s")
+    write_stream(tmp_path, "15s")
     log = tmp_path / "up.log"
     ports = ("--prefect-port", "0", "--mlflow-port", "0")
     with log.open("wb") as output:
