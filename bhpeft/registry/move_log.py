@@ -95,7 +95,7 @@ class MoveLog:
             run = self._connection.client.create_run(
                 experiment,
                 start_time=milliseconds(move.when),
-                run_name=move.title,
+                run_name=f"{move.title}: {move.why[:120]}",
                 tags=_tags(move),
             )
         return str(run.info.run_id)
@@ -134,6 +134,7 @@ def _tags(move: Move) -> dict[str, str]:
         "to": move.to_version,
         "why": move.why,
         "mlflow.user": move.who,
+        "mlflow.source.name": "bhpeft move",
         "mlflow.note.content": f"**{move.title}** by {move.who}: {move.why}",
     }
     return {

@@ -71,5 +71,7 @@ def enter(
     number = int(made.version)
     versions.point(run.stream, CANDIDATE, number)
     run.tags({"decision": facts["decision"], "version": number})
+    if description:
+        run.describe(description)
     run.rename(f"{run.batch_id} → v{number} {facts['decision']}")
     return number

@@ -32,11 +32,10 @@ class Registry:
     stream's name, so `models:/<stream>@champion` is what is in use.
 
     Attributes:
-        connection: the server.
+        connection: the server or database at `tracking_uri`; MLflow's own default if None.
     """
 
     def __init__(self, tracking_uri: str | None = None):
-        """Take the address of a server or database; MLflow's own default if None."""
         self.connection = Connection(tracking_uri)
         self._versions = Versions(self.connection)
         self._log = MoveLog(self.connection)
@@ -270,14 +269,8 @@ class Registry:
         """
         repair.end_dead_runs(stream, self.connection)
         return repair.repair(
-            stream,
-            promotion=self._promotion,
-            versions=self._versions,
-            log=self._log,
-            lock=lock,
+            stream, promotion=self._promotion, versions=self._versions, log=self._log, lock=lock
         )
-
-    # Files and links
 
     def download(self, version: Version, folder: Path) -> Path:
         """Put the version's state folder at `folder`, its checksums verified.

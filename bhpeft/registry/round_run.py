@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 METRICS_A_CALL = 1000
 PARAMS_A_CALL = 100
-# The width of MLflow's dataset digest; the whole fingerprint is the tag bhpeft.batch_digest.
-_DIGEST_WIDTH = 36
+# Enough to tell batches apart in the UI; the whole fingerprint is the tag bhpeft.batch_digest.
+_DIGEST_WIDTH = 16
 
 _NOTE = (
     "The rounds of stream **{stream}**, one run each: the batch it learned, the metrics, the "
@@ -192,6 +192,7 @@ def opened(
         "batch_id": batch_id,
         "batch_digest": digest,
         "prior_version": parent,
+        "mlflow.source.name": "bhpeft round",
         **tags,
     }
     with connection.translated(f"open the run of {batch_id!r}"):

@@ -138,7 +138,8 @@ class Versions:
             client = self._connection.client
             for key, value in prefixed(facts).items():
                 client.set_model_version_tag(version.stream, str(version.number), key, value)
-                client.set_tag(version.run_id, key, value)
+                if version.run_id:
+                    client.set_tag(version.run_id, key, value)
 
 
 def _version(item: Any, aliases: Mapping[str, int]) -> Version:
