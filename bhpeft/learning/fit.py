@@ -263,12 +263,7 @@ class _Descent:
         kl = float(self.q.kl(self.prior))
         value = float(nll)
         if not math.isfinite(value) or not math.isfinite(kl):
-            raise Diverged(
-                f"Training diverged at step {self.steps} of {steps}",
-                found=f"NLL {value}, KL {kl} nats",
-                expected="finite numbers",
-                remedy="Lower learning.plan.learning_rate; the batch stays pending.",
-            )
+            raise _diverged(f"at step {self.steps} of {steps}", f"NLL {value}, KL {kl} nats")
         rate = self.task.plan.rate(self.steps, steps)
         self.curve.append(
             {
@@ -284,11 +279,7 @@ class _Descent:
         """Return the candidate, moved back to the CPU."""
         for name, vector in (("mean", self.mean), ("rho", self.rho), ("point", self.point)):
             if not bool(torch.isfinite(vector).all()):
-                raise Diverged(
-                    f"Training ended with a {name} that is not finite",
-                    expected="finite numbers",
-                    remedy="Lower learning.plan.learning_rate; the batch stays pending.",
-                )
+                raise _diverged("at its last steps", f"a {name} that is not finite")
         task = self.task
         shapes = layout(task.start.point)
         precision = online_precision(
@@ -319,11 +310,14 @@ def _lengthened(task: Task, fisher: Fisher) -> tuple[int, bool | None]:
     plan, q = task.plan, task.start.posterior
     if q.size == 0 or task.variant.kl_by_sgd:
         return plan.epochs, None
+    curvature = float(fisher.one_row.mean())
+    if not math.isfinite(curvature):
+        raise _diverged("in its first epoch", f"a mean squared gradient of {curvature}")
     way = {
         "start_std": float(q.std.median()),
         "prior_std": float(task.prior.std.median()),
         "rows": len(task.rows),
-        "curvature": float(fisher.one_row.mean()),
+        "curvature": curvature,
         "kl_weight": task.variant.kl_weight,
         "scale": q.scale,
     }
@@ -333,6 +327,15 @@ def _lengthened(task: Task, fisher: Fisher) -> tuple[int, bool | None]:
             return epochs, True
     check_rho_travel(budget, **way, steps=epochs * task.steps_an_epoch)  # type: ignore[arg-type]
     return epochs, True
+
+
+def _diverged(when: str, found: str) -> Diverged:
+    return Diverged(
+        f"Training diverged {when}",
+        found=found,
+        expected="finite numbers",
+        remedy="Lower learning.plan.learning_rate; the batch stays pending.",
+    )
 
 
 def _mode(task: Task) -> AbstractContextManager[None]:

@@ -44,7 +44,7 @@ class Predictor:
         """Load a state folder and the base model it names.
 
         Raises:
-            StateError: the files are not whole.
+            StateError: the files are not whole, or lack a weight of the model.
             BaseModelMismatch: the base model's weights are not those it was learned on.
         """
         from bhpeft.learning.build import build_model
@@ -52,13 +52,19 @@ class Predictor:
         state = AdapterState.load(Path(folder))
         model = build_model(state.spec)
         state.check_base(model.base.fingerprint)
+        state.check_layout(model.shapes)
         return cls(model, state)
 
     def probabilities(
         self, texts: Sequence[str], draws: int | None = None, watch: Watch | None = None
     ) -> np.ndarray:
-        """Return each draw's class probabilities, (S, N, C) float64; S = 1 for draws = 0."""
+        """Return each draw's class probabilities, (S, N, C) float64.
+
+        S = 1 for draws = 0, and for a point estimate, which has nothing to draw.
+        """
         count = self.state.spec.draws if draws is None else draws
+        if self.state.posterior.size == 0:
+            count = 0
         folded = max(1, FOLDED_ROWS // max(1, count))
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         out = np.empty((max(1, count), len(texts), len(self.state.spec.labels)))
@@ -80,22 +86,13 @@ class Predictor:
         import pandas as pd
 
         labels = np.array(self.state.spec.labels, dtype=object)
-        if len(texts) == 0:
-            return pd.DataFrame(
-                {
-                    "label": pd.Series(dtype=object),
-                    "probability": pd.Series(dtype=float),
-                    "entropy": pd.Series(dtype=float),
-                    "mutual_information": pd.Series(dtype=float),
-                    "abstain": pd.Series(dtype=bool),
-                }
-            )
         probs = torch.from_numpy(self.probabilities(texts, draws))
         best, index = mean_probability(probs).max(-1)
         entropy = predictive_entropy(probs)
         return pd.DataFrame(
             {
-                "label": labels[index.numpy()],
+                # Said outright, or an empty table would have a column of another type.
+                "label": pd.Series(labels[index.numpy()], dtype="str"),
                 "probability": best.numpy(),
                 "entropy": entropy.numpy(),
                 "mutual_information": mutual_information(probs).numpy(),
