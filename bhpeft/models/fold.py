@@ -67,11 +67,11 @@ class Fold:
     def _fit(self, value: Any) -> Any:
         """Tile a tensor with a row for each example, once a forward pass; leave the rest as is.
 
-        With one row there is nothing to do: leading dimensions of one broadcast.
+        With one example, what is shared by all rows is tiled too, which changes nothing.
         """
         if isinstance(value, tuple):
             return tuple(self._fit(one) for one in value)
-        if not isinstance(value, Tensor) or self.rows == 1 or value.shape[:1] != (self.rows,):
+        if not isinstance(value, Tensor) or value.shape[:1] != (self.rows,):
             return value
         if id(value) not in self._tiled:
             # The original is kept too: its id must not be given to another tensor meanwhile.
