@@ -132,6 +132,11 @@ class AdapterState:
         """Return the layout of all weights, Gaussian first."""
         return {**self.posterior.shapes, **layout(self.point)}
 
+    @property
+    def size_bytes(self) -> int:
+        """Return the size of all tensors together."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors().values())
+
     def save(self, folder: Path) -> Path:
         """Write the state into `folder` and return it."""
         folder.mkdir(parents=True, exist_ok=True)
