@@ -36,6 +36,8 @@ def resolve(kind: str, name: str, known: Mapping[str, T]) -> T:
 def _imported(kind: str, path: str) -> T:  # type: ignore[type-var]
     module_name, _, attribute = path.partition(":")
     try:
+        if not module_name or module_name.startswith("."):
+            raise ImportError(f"{module_name!r} is not a module's full name")
         found: T = getattr(import_module(module_name), attribute)
     except (ImportError, AttributeError) as problem:
         raise UnknownName(

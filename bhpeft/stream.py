@@ -14,7 +14,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bhpeft.errors import StreamFileError, did_you_mean
 
@@ -40,6 +48,12 @@ class Data(Section):
     memory_rows: int = Field(500, ge=0, description="hold-out rows kept of each batch")
     memory_batches: int = Field(5, ge=1, description="batches whose hold-out rows are kept")
 
+    @model_validator(mode="after")
+    def _leave_rows_to_train_on(self) -> Data:
+        if self.holdout + self.selection >= 1:
+            raise ValueError("holdout and selection must add up to less than 1")
+        return self
+
 
 class Model(Section):
     """The frozen base model."""
@@ -59,7 +73,9 @@ class Learning(Section):
     gaussian: bool = True
     methods: tuple[str, ...] = ()
     adapted_layers: int | None = Field(None, ge=1, description="adapt only the top n layers")
-    kl_weight: float | None = Field(None, gt=0, description="λ; constant over rounds")
+    kl_weight: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="λ; constant over rounds"
+    )
     forgetting: float = Field(1.0, ge=0, le=1, description="ρ; 1 forgets nothing")
     seed: int = 0
     plan: dict[str, Any] = Field(default_factory=dict)
@@ -183,6 +199,14 @@ def read_stream(path: Path, home: Path | None = None) -> Stream:
         raise StreamFileError(
             f"{path} is not a TOML file", found=str(problem), remedy="Correct the line it names."
         ) from problem
+    except OSError as problem:
+        raise StreamFileError(
+            f"{path} cannot be read", found=str(problem), expected="a TOML file"
+        ) from problem
+    if "home" in content:
+        raise StreamFileError(
+            f"{path}: unknown key home", remedy="Set BHPEFT_HOME, or run bhpeft in that folder."
+        )
     content.setdefault("name", path.stem)
     try:
         stream = Stream.model_validate({**content, "home": (home or find_home()).resolve()})
@@ -246,11 +270,17 @@ def _check_plan(path: Path, stream: Stream) -> None:
         raise StreamFileError(
             f"{path}: unknown key learning.plan.{key}", remedy=did_you_mean(key, known)
         )
+    try:
+        TypeAdapter(Plan).validate_python(stream.learning.plan)
+    except ValidationError as problem:
+        raise _explained(path, problem, "learning.plan.") from problem
 
 
-def _explained(path: Path, problem: ValidationError) -> StreamFileError:
-    first = problem.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
+def _explained(path: Path, problem: ValidationError, section: str = "") -> StreamFileError:
+    errors = problem.errors()
+    # A misspelt key is reported as missing too: the misspelling says more.
+    first = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
+    place = section + ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _keys_beside(first["loc"])
         return StreamFileError(

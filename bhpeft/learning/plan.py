@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 PointWeights = Literal["anchored", "frozen", "free"]
+# What a stream file may say; checked where the file is read.
+Count = Annotated[int, Field(ge=1, strict=True)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -31,16 +37,16 @@ class Plan:
         checkpointing: recompute activations in the backward pass: less memory, a third more time.
     """
 
-    epochs: int = 3
-    max_epochs: int = 12
-    batch_size: int = 16
-    learning_rate: float = 2e-3
-    rho_learning_rate: float = 2e-2
-    kl_learning_rate: float = 2e-2
-    warmup: float = 0.1
-    kl_warmup: float = 0.1
+    epochs: Count = 3
+    max_epochs: Count = 12
+    batch_size: Count = 16
+    learning_rate: Rate = 2e-3
+    rho_learning_rate: Rate = 2e-2
+    kl_learning_rate: Rate = 2e-2
+    warmup: Share = 0.1
+    kl_warmup: Share = 0.1
     point_weights: PointWeights = "anchored"
-    max_seconds: float = 0.0
+    max_seconds: Annotated[float, Field(ge=0, strict=True)] = 0.0
     checkpointing: bool = False
 
     def rate(self, step: int, steps: int) -> float:
