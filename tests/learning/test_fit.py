@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def training_nll(task: Task, state: AdapterState) -> float:
 def distance(after: AdapterState, before: AdapterState) -> float:
     """Return how far the point weights moved."""
     gaps = (after.point[name] - value for name, value in before.point.items())
-    return float(sum(gap.square().sum() for gap in gaps)) ** 0.5
+    return math.sqrt(sum(float(gap.square().sum()) for gap in gaps))
 
 
 @pytest.fixture
