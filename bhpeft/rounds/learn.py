@@ -106,7 +106,12 @@ def learn(
             batch stays pending and the champion where it was.
     """
     began = time.monotonic()
-    parent = run(find_parent, stream, registry, lock)
+    parent, mended = run(find_parent, stream, registry, lock)
+    finished = _finished(batch, parent, mended)
+    if finished is not None:
+        from bhpeft.rounds.recording import remembered
+
+        return _outcome(stream, batch, finished.parent, remembered(finished, registry), began)
     _refuse_repetition(stream, batch, registry, parent)
     contract = load_contract(stream.contract)
     try:
@@ -122,13 +127,15 @@ def learn(
 
         made = remembered(earlier, registry)
     run(conclude, registry, made, parent, lock, by)
-    return _outcome(stream, batch, parent, made, began)
+    return _outcome(stream, batch, parent.number if parent else None, made, began)
 
 
-def find_parent(stream: Stream, registry: Registry, lock: Lock) -> Version | None:
-    """Return the champion, after mending what a crash may have left half done."""
-    registry.repair(stream.name, lock=lock)
-    return registry.champion(stream.name)
+def find_parent(
+    stream: Stream, registry: Registry, lock: Lock
+) -> tuple[Version | None, list[Move]]:
+    """Return the champion, after mending what a crash may have left half done, and the mending."""
+    mended = registry.repair(stream.name, lock=lock)
+    return registry.champion(stream.name), mended
 
 
 def check_batch(batch: Batch, contract: Contract) -> None:
@@ -186,7 +193,7 @@ def _make_version(
         trained = run(steps.train_candidate, stream, ready, inherited, progress)
         trial = run(steps.examine, stream, ready, inherited, trained, progress)
         run(recording.write_down, page, stream, ready, trained, trial)
-        folder = recording.packed(trained, trial, Path(desk, "candidate"))
+        folder = recording.packed(ready, trial, Path(desk, "candidate"))
         made: Any = run(recording.register, registry, page, folder, stream, ready, trained, trial)
     return made
 
@@ -230,6 +237,14 @@ def roll_back(
     )
 
 
+def _finished(batch: Batch, champion: Version | None, mended: list[Move]) -> Version | None:
+    """Return the version of this batch whose promotion a crash had cut off and repair has made."""
+    if champion is None or batch.digest not in champion.batches:
+        return None
+    moved = any(move.to_version == champion.number for move in mended)
+    return champion if moved else None
+
+
 def _refuse_repetition(
     stream: Stream, batch: Batch, registry: Registry, parent: Version | None
 ) -> None:
@@ -263,15 +278,13 @@ def _quarantined(
     )
 
 
-def _outcome(
-    stream: Stream, batch: Batch, parent: Version | None, made: Any, began: float
-) -> Outcome:
+def _outcome(stream: Stream, batch: Batch, prior: int | None, made: Any, began: float) -> Outcome:
     return Outcome(
         stream=stream.name,
         batch_id=batch.batch_id,
         decision=made.decision,
         version=made.version.number,
-        prior_version=parent.number if parent else None,
+        prior_version=prior,
         reason=made.reason,
         seconds=time.monotonic() - began,
         metrics=made.metrics,

@@ -52,10 +52,11 @@ def write_down(
     page.describe(gate_table(trial.decision))
 
 
-def packed(trained: Trained, trial: Trial, folder: Path) -> Path:
-    """Write the candidate's files: its state and its memory."""
+def packed(ready: Ready, trial: Trial, folder: Path) -> Path:
+    """Write the candidate's files: its state, its memory and what is to be rehearsed."""
     trial.state.save(folder)
     trial.memory.save(folder)
+    ready.intake.replay.save(folder)
     return folder
 
 

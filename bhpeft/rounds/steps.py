@@ -8,11 +8,13 @@ from pathlib import Path
 
 from bhpeft.data.batch import Batch
 from bhpeft.data.contract import Contract
+from bhpeft.judgement.gates import check_settings
 from bhpeft.learning.state import AdapterState
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.registry import Registry, Version
 from bhpeft.rounds.intake import Intake, take_in
 from bhpeft.rounds.memory import Memory
+from bhpeft.rounds.replay import NOTHING, Replay
 from bhpeft.rounds.training import Trained, model_of, train
 from bhpeft.rounds.trial import Trial, put_to_trial
 from bhpeft.stream import Stream
@@ -28,12 +30,14 @@ class Inherited:
         version: the champion.
         state: its posterior and point weights.
         memory: the chain's frozen hold-out rows with the champion's scores.
+        replay: training rows of the chain to be rehearsed.
         state_bytes: the size of its files.
     """
 
     version: Version
     state: AdapterState
     memory: Memory
+    replay: Replay
     state_bytes: int
 
 
@@ -51,14 +55,26 @@ def fetch_parent(registry: Registry, parent: Version | None, folder: Path) -> In
         return None
     registry.download(parent, folder)
     size = sum(path.stat().st_size for path in folder.iterdir())
-    return Inherited(parent, AdapterState.load(folder), Memory.load(folder), size)
+    return Inherited(
+        parent, AdapterState.load(folder), Memory.load(folder), Replay.load(folder), size
+    )
 
 
 def prepare(stream: Stream, batch: Batch, contract: Contract, inherited: Inherited | None) -> Ready:
-    """Build the model and take the batch in."""
+    """Build the model and take the batch in.
+
+    Raises:
+        ConfigError: the stream file asks for a gate nobody knows; said now, not after training.
+    """
+    check_settings(stream.gates)
     parent = inherited.state if inherited else None
     model = model_of(stream, contract, parent)
-    return Ready(model, take_in(stream, batch, contract, model, stream.cache))
+    return Ready(
+        model,
+        take_in(
+            stream, batch, contract, model, stream.cache, inherited.replay if inherited else NOTHING
+        ),
+    )
 
 
 def train_candidate(

@@ -95,6 +95,7 @@ def model_of(stream: Stream, contract: Contract, parent: AdapterState | None) ->
     model = build_model(spec)
     if parent is not None:
         parent.check_base(model.base.fingerprint)
+        _refuse_change("pooling", model.pooling, parent.spec.pooling)
         parent.check_layout(model.shapes)
     return model
 
@@ -105,14 +106,17 @@ FIXED = ("task", "labels", "methods", "variant", "scale", "kl_weight", "layers",
 
 def _check_continues(asked: Spec, learned: Spec) -> None:
     for name in FIXED:
-        now, then = getattr(asked, name), getattr(learned, name)
-        if _as_json(now) != _as_json(then):
-            raise StateError(
-                f"The stream file's {name} is not the champion's",
-                found=f"{now}",
-                expected=f"{then}, with which the chain was learned",
-                remedy=f"Put {name} back, or start a new stream with the new value.",
-            )
+        _refuse_change(name, getattr(asked, name), getattr(learned, name))
+
+
+def _refuse_change(name: str, now: Any, then: Any) -> None:
+    if _as_json(now) != _as_json(then):
+        raise StateError(
+            f"The stream file's {name} is not the champion's",
+            found=f"{now}",
+            expected=f"{then}, with which the chain was learned",
+            remedy=f"Put {name} back, or start a new stream with the new value.",
+        )
 
 
 def _as_json(value: Any) -> str:

@@ -24,6 +24,10 @@ from bhpeft.stream import Stream
 
 Watch = Callable[[int, int], None]
 
+# The hold-out's name in the report; the regression sets have their batches' ids, which hold no
+# space, so that a batch called "holdout" is no trouble.
+NEW = "the new hold-out"
+
 # Enough for a time that a stray interruption does not decide, cheap enough to do each round.
 TIMED_ROWS, TIMED_PASSES = 16, 3
 
@@ -82,7 +86,7 @@ def put_to_trial(
     drift = _drift(stream, intake, theirs, vectors, memory)
     evidence = Evidence(
         labels=intake.contract.labels,
-        holdout=_comparison("holdout", rows, labels, mine, theirs),
+        holdout=_comparison(NEW, rows, labels, mine, theirs),
         regression=_regression(memory, known, intake),
         slices=tuple(intake.contract.slices),
         drift=drift,
@@ -205,6 +209,8 @@ def _drift(
 def _threshold(stream: Stream, candidate: Predictor, intake: Intake, counter: _Counter) -> float:
     """Return the entropy above which predictions abstain, chosen on rows no gate looks at."""
     rows = intake.selection if len(intake.selection) else intake.holdout
+    if len(rows) == 0:
+        return float("inf")
     probs = candidate.probabilities(rows[intake.contract.text].tolist(), watch=counter)
     entropy = Scored(probs, label_indices(rows, intake.contract)).entropy
     return float(np.quantile(entropy, 1.0 - stream.prediction.abstain_share))
@@ -218,10 +224,14 @@ def _remembered(
     mine: np.ndarray,
     vectors: np.ndarray,
 ) -> Memory:
-    """Return the candidate's memory: the chain's rows and this batch's, as many as may stay."""
-    most = stream.data.memory_rows
-    rows = intake.holdout.head(most).assign(**{BATCH: intake.batch.batch_id})
-    probabilities, embeddings = mine[:, :most], vectors[:most]
+    """Return the candidate's memory: the chain's rows and this batch's, as many as may stay.
+
+    The rows that stay are spread over the whole batch, which may be sorted by label or by time.
+    """
+    fresh = len(intake.holdout)
+    chosen = np.linspace(0, fresh - 1, min(fresh, stream.data.memory_rows)).astype(int)
+    rows = intake.holdout.iloc[chosen].assign(**{BATCH: intake.batch.batch_id})
+    probabilities, embeddings = mine[:, chosen], vectors[chosen]
     if memory is not None and known is not None:
         rows = pd.concat([memory.rows, rows], ignore_index=True)
         probabilities = np.concatenate([known, probabilities], axis=1)
