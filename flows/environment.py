@@ -20,7 +20,13 @@ SILENCE = {
 
 # PASSIVE: waiting threads sleep; a step takes 0.1 s instead of 0.75-1.46 s beside other processes.
 # Heartbeats every 30 s let the automation in deployments.py find a lost round within 90 s.
+LEASES_ON_DISK = "prefect.server.concurrency.lease_storage.filesystem"
+
+# Leases on disk outlive a restart of the server; in memory, the default, they would be lost and
+# the slots they hold never be given back.
 HABITS = {
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES_ON_DISK,
+    "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "120",
     "OMP_WAIT_POLICY": "PASSIVE",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
@@ -68,6 +74,17 @@ def applied(variables: Mapping[str, str]) -> Iterator[None]:
             updates = {key: variables[name] for key, name in ours.items() if name in variables}
             scope.enter_context(temporary_settings(updates=updates))
         yield
+
+
+def flush_prefect() -> None:
+    """Send what Prefect still holds of this process's logs and events, before its server stops."""
+    if "prefect" not in sys.modules:
+        return
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all(timeout=5)
+    EventsWorker.drain_all(timeout=5)
 
 
 def _put_back(before: Mapping[str, str | None]) -> None:

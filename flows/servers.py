@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bhpeft.errors import ServerError
 from flows import processes
-from flows.environment import applied, environment, state_folder
+from flows.environment import applied, environment, flush_prefect, state_folder
 
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
@@ -27,36 +27,39 @@ START_TIMEOUT = 180.0
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: `url` is what a browser opens, `api` what a client is told."""
+    """A process of ours: `url` is what a browser opens, `api` what a client is told.
+
+    `mark` is a piece of its command line, by which it is told from a stranger with its pid.
+    """
 
     name: str
     pid: int
-    port: int
-    url: str
-    api: str
-    health: str
     log: str
+    mark: str
+    url: str = ""
+    api: str = ""
+    health: str = ""
 
     @property
     def ours(self) -> bool:
-        """Say whether its pid still belongs to this server and to nothing that took the number."""
-        command = processes.command_of(self.pid)
-        return self.name in command and str(self.port) in command
+        """Say whether its pid still belongs to this process and to nothing that took the number."""
+        return self.mark in processes.command_of(self.pid)
 
 
 @dataclass(frozen=True)
 class Servers:
-    """The servers of one home; either may be missing. `owner` is the pid that started them."""
+    """The servers of one home, and its worker; each may be missing. `owner` started them."""
 
     home: Path
     prefect: Server | None = None
     mlflow: Server | None = None
     owner: int = field(default_factory=os.getpid)
+    worker: Server | None = None
 
     @property
     def all(self) -> list[Server]:
-        """Return those there are."""
-        return [server for server in (self.prefect, self.mlflow) if server]
+        """Return those there are, the worker first, which needs the others to end well."""
+        return [process for process in (self.worker, self.prefect, self.mlflow) if process]
 
     @property
     def env(self) -> dict[str, str]:
@@ -65,7 +68,7 @@ class Servers:
         return environment(self.home, prefect, self.mlflow.api if self.mlflow else "")
 
     def stop(self) -> None:
-        """End the servers still ours, and forget them."""
+        """End the processes still ours, and forget them."""
         for server in self.all:
             if server.ours:
                 processes.stop(server.pid)
@@ -101,7 +104,7 @@ def start_servers(
             started.append(_start_mlflow(home, host, _port(mlflow_port, MLFLOW_PORT, host)))
         by_name = {server.name: server for _, server in started}
         servers = Servers(home, by_name.get("prefect"), by_name.get("mlflow"))
-        _remember(servers)
+        remember(servers)
         for child, server in started:
             processes.await_answer(child, server.health, timeout)
     except BaseException:  # Ctrl-C while waiting too: nothing may be left behind
@@ -117,7 +120,8 @@ def running(home: Path) -> Servers | None:
     servers = _recall(home)
     if servers is None:
         return None
-    well = {s.name: s for s in servers.all if s.ours and processes.answers(s.health)}
+    answering = [s for s in servers.all if s.health and processes.answers(s.health)]
+    well = {server.name: server for server in answering if server.ours}
     return (
         Servers(servers.home, well.get("prefect"), well.get("mlflow"), servers.owner)
         if well
@@ -141,22 +145,31 @@ def serving(
     *,
     prefect_port: int | None = None,
     mlflow_port: int | None = None,
+    host: str = "127.0.0.1",
     prefect: bool = True,
     mlflow: bool = True,
     timeout: float = START_TIMEOUT,
 ) -> Iterator[Servers]:
-    """Run the servers of `home` for the scope, with this process as their client."""
+    """Run the servers of `home` for the scope, with this process as their client.
+
+    Takes what `start_servers` takes, and raises what it raises.
+    """
     servers = start_servers(
         home,
         prefect_port=prefect_port,
         mlflow_port=mlflow_port,
+        host=host,
         prefect=prefect,
         mlflow=mlflow,
         timeout=timeout,
     )
     try:
         with applied(servers.env):
-            yield servers
+            try:
+                _recover(servers)
+                yield servers
+            finally:
+                flush_prefect()
     finally:
         servers.stop()
 
@@ -166,29 +179,37 @@ def record_file(home: Path) -> Path:
     return state_folder(home) / "servers.json"
 
 
+def _recover(servers: Servers) -> None:
+    if servers.prefect:
+        from flows.recovery import end_lost_runs  # only now: Prefect takes a second to import
+
+        end_lost_runs()
+
+
 def _start_prefect(home: Path, host: str, port: int) -> tuple[processes.Child, Server]:
     url = _url(host, port)
-    log = state_folder(home) / "logs" / "prefect.log"
-    command = ["-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
-    child = processes.start(
-        "Prefect server", [sys.executable, *command], environment(home, f"{url}/api"), log
-    )
-    return child, Server(
-        "prefect", child.pid, port, url, f"{url}/api", f"{url}/api/health", str(log)
-    )
+    command = ["prefect", "server", "start", "--host", host, "--port", str(port)]
+    child = _start(home, "prefect", command, environment(home, f"{url}/api"))
+    health = f"{url}/api/health"
+    mark = " ".join(command)
+    return child, Server("prefect", child.pid, str(child.log), mark, url, f"{url}/api", health)
 
 
 def _start_mlflow(home: Path, host: str, port: int) -> tuple[processes.Child, Server]:
     url = _url(host, port)
-    log = state_folder(home) / "logs" / "mlflow.log"
-    command = ["-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    command = ["mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     # --serve-artifacts is the default; the destination is where the server keeps what it is sent.
     stores = ["--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"]
     stores += ["--artifacts-destination", str(home / "mlartifacts")]
-    child = processes.start(
-        "MLflow server", [sys.executable, *command, *stores], environment(home), log
+    child = _start(home, "mlflow", command + stores, environment(home))
+    return child, Server(
+        "mlflow", child.pid, str(child.log), " ".join(command), url, url, f"{url}/health"
     )
-    return child, Server("mlflow", child.pid, port, url, url, f"{url}/health", str(log))
+
+
+def _start(home: Path, name: str, command: list[str], env: dict[str, str]) -> processes.Child:
+    log = state_folder(home) / "logs" / f"{name}.log"
+    return processes.start(f"{name} server", [sys.executable, "-m", *command], env, log)
 
 
 def _url(host: str, port: int) -> str:
@@ -214,7 +235,7 @@ def _refuse_second(home: Path) -> None:
     if servers and _owner_lives(servers) and any(server.ours for server in servers.all):
         raise ServerError(
             f"The servers of {home} run already",
-            found=", ".join(server.url for server in servers.all),
+            found=", ".join(server.url for server in servers.all if server.url),
             expected="none",
             remedy=f"Use them, or end process {servers.owner} (Ctrl-C where it was started).",
         )
@@ -226,7 +247,8 @@ def _owner_lives(servers: Servers) -> bool:
     return processes.alive(servers.owner) and "python" in processes.command_of(servers.owner)
 
 
-def _remember(servers: Servers) -> None:
+def remember(servers: Servers) -> None:
+    """Write down what runs, for the commands that come after this one."""
     entries = {server.name: asdict(server) for server in servers.all}
     path = record_file(servers.home)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -237,10 +259,11 @@ def _remember(servers: Servers) -> None:
 def _recall(home: Path) -> Servers | None:
     try:
         entries = json.loads(record_file(home).read_text())
-        prefect, mlflow = (
-            Server(**entries[name]) if name in entries else None for name in ("prefect", "mlflow")
+        prefect, mlflow, worker = (
+            Server(**entries[name]) if name in entries else None
+            for name in ("prefect", "mlflow", "worker")
         )
-        return Servers(home.resolve(), prefect, mlflow, int(entries["owner"]))
+        return Servers(home.resolve(), prefect, mlflow, int(entries["owner"]), worker)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as problem:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from bhpeft.errors import ServerError
 
-# Prefect's own lines would run through tables and progress bars; its server keeps all of them.
+# Prefect's own lines and tracebacks would run through tables and progress bars; what went wrong is
+# shown once, by the command, and Prefect's server keeps all of it.
 QUIET_CONSOLE = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 
 
 def quieten() -> None:
     """Keep Prefect's log off this terminal; to be called before Prefect is first imported."""
-    os.environ.setdefault(QUIET_CONSOLE, "WARNING")
+    os.environ.setdefault(QUIET_CONSOLE, "CRITICAL")
 
 
 @contextmanager
@@ -38,11 +39,12 @@ def connected(home: Path, *, prefect: bool = True, mlflow: bool = True) -> Itera
     prefect_url = os.environ.get("PREFECT_API_URL") or _api(found and found.prefect)
     mlflow_url = os.environ.get("MLFLOW_TRACKING_URI") or _api(found and found.mlflow)
     _check_prefect(prefect_url if prefect else "")
-    missing = {"prefect": prefect and not prefect_url, "mlflow": mlflow and not mlflow_url}
+    prefect, mlflow = prefect and not prefect_url, mlflow and not mlflow_url
     with ExitStack() as scope:
-        if any(missing.values()):
-            with _waiting(" and ".join(name for name, needed in missing.items() if needed)):
-                scope.enter_context(serving(home, prefect_port=0, mlflow_port=0, **missing))
+        if prefect or mlflow:
+            with _waiting():
+                own = serving(home, prefect_port=0, mlflow_port=0, prefect=prefect, mlflow=mlflow)
+                scope.enter_context(own)
         known = environment(home, prefect_url, mlflow_url)
         scope.enter_context(applied(known))
         yield
@@ -65,9 +67,9 @@ def _check_prefect(url: str) -> None:
 
 
 @contextmanager
-def _waiting(names: str) -> Iterator[None]:
+def _waiting() -> Iterator[None]:
     from rich.console import Console
 
-    note = f"Starting {names} for this command (`bhpeft up` keeps them running) …"
+    note = "Starting servers for this command (`bhpeft up` keeps them running) …"
     with Console(stderr=True).status(note):
         yield

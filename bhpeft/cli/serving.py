@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,6 @@ from bhpeft.cli.terminal import HERE, Home, say, show_error
 from bhpeft.errors import BhpeftError, ServerError
 
 if TYPE_CHECKING:
-    from flows.processes import Child
     from flows.servers import Servers
 
 Port = Annotated[int | None, typer.Option(help="Port; by default the usual one if it is free.")]
@@ -30,21 +29,19 @@ def up(
 ) -> None:
     """Run both servers, a worker and the schedules of all streams until Ctrl-C."""
     with _until_told(), _servers(home, prefect_port, mlflow_port, host) as servers:
-        from flows import processes
         from flows.worker import start_worker
 
         seen = _deploy(servers, None)
-        worker = start_worker(servers)
+        busy = start_worker(servers)
         try:
             say("A worker runs; batches are learned as they land. Ctrl-C stops everything.")
             while True:
-                _check_alive(servers, worker)
+                _check_alive(busy)
                 time.sleep(1)
                 seen = _deploy(servers, seen)
         finally:
             say("Stopping …")
-            # First, while the server still listens: its runs then end as Crashed, not Running.
-            processes.stop(worker.pid)
+            busy.stop()
 
 
 def ui(
@@ -67,18 +64,16 @@ def _servers(
 ) -> Iterator[Servers]:
     from rich.console import Console
 
-    from flows.environment import applied
-    from flows.servers import start_servers
+    from flows.servers import serving
 
-    with Console(stderr=True).status("Starting Prefect and MLflow …"):
-        servers = start_servers(home, prefect_port=prefect_port, mlflow_port=mlflow_port, host=host)
-    try:
+    with ExitStack() as scope:
+        with Console(stderr=True).status("Starting Prefect and MLflow …"):
+            servers = scope.enter_context(
+                serving(home, prefect_port=prefect_port, mlflow_port=mlflow_port, host=host)
+            )
         for server in servers.all:
             say(f"[bold]{server.name:8}[/bold] {server.url}   (log {server.log})")
-        with applied(servers.env):
-            yield servers
-    finally:
-        servers.stop()
+        yield servers
 
 
 @contextmanager
@@ -117,16 +112,13 @@ def _deploy(servers: Servers, seen: dict[Path, float] | None) -> dict[Path, floa
     return files
 
 
-def _check_alive(servers: Servers, worker: Child | None = None) -> None:
+def _check_alive(servers: Servers) -> None:
     from flows import processes
 
-    logs = {server.name: (server.pid, Path(server.log)) for server in servers.all}
-    if worker:
-        logs["worker"] = (worker.pid, worker.log)
-    for name, (pid, log) in logs.items():
-        if not processes.alive(pid):
+    for server in servers.all:
+        if not processes.alive(server.pid):
             raise ServerError(
-                f"The {name} has ended by itself",
+                f"The {server.name} has ended by itself",
                 expected="a process that runs until it is stopped",
-                remedy=f"Its log {log} ends with:\n{processes.last_lines(log)}",
+                remedy=f"Its log {server.log} ends with:\n{processes.last_lines(Path(server.log))}",
             )

@@ -39,9 +39,8 @@ def dead_pid() -> int:
     return gone.pid
 
 
-def record(home: Path, owner: int, pid: int, port: int = 43210) -> None:
-    api = f"http://127.0.0.1:{port}"
-    entry = Server("prefect", pid, port, api, api, f"{api}/health", "prefect.log")
+def record(home: Path, owner: int, pid: int) -> None:
+    entry = Server("prefect", pid, "prefect.log", "prefect 43210", "http://127.0.0.1:43210")
     record_file(home).parent.mkdir(parents=True)
     record_file(home).write_text(json.dumps({"owner": owner, "prefect": vars(entry)}))
 
