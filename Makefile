@@ -54,11 +54,14 @@ demo: setup
 ui: setup
 	@$(BIN)/bhpeft ui --home $(DEMO_HOME)
 
+# One process a core and one thread a process: most tests are small.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
 test: setup
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
 
 test-fast: setup
-	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	@$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 check: setup
 	@$(BIN)/ruff format --check .
