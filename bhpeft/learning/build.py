@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from bhpeft.learning.state import AdapterState, Spec, gauge_of, layout
 from bhpeft.learning.variants import Variant
 from bhpeft.methods import method
+from bhpeft.methods.prompt import PromptEmbedding
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.encode import encode, padded
 from bhpeft.models.load import load_base
@@ -78,12 +79,17 @@ def _part(model: AdaptedModel, name: str) -> str:
 
 
 def _measured(model: AdaptedModel, spec: Spec, texts: Sequence[str]) -> Mapping[str, float]:
-    """Return the spread of the layer's own keys and values for each prefix weight."""
+    """Return the spread of what a weight stands beside: token embeddings, or keys and values."""
+    known = {
+        name: site.module.measured
+        for name, site in model.sites.items()
+        if isinstance(site.module, PromptEmbedding)
+    }
     if not any(_part(model, name).startswith("prefix.") for name in model.sites):
-        return {}
+        return known
     tokenizer = model.base.tokenizer
     ids = encode(tokenizer, texts, spec.max_length)
-    return model.key_value_std(padded(ids, int(tokenizer.pad_token_id)))
+    return known | model.key_value_std(padded(ids, int(tokenizer.pad_token_id)))
 
 
 def _base_prior(

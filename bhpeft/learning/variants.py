@@ -27,7 +27,7 @@ class Width:
     """The first prior's standard deviation of one part: a number, or one divided by √fan_in.
 
     `times_measured` marks parts whose natural unit is measured on the base model (a layer's own
-    keys and values); the number then multiplies what was measured.
+    keys and values, its token embeddings); the number then multiplies what was measured.
     """
 
     std: float
@@ -80,15 +80,31 @@ class Variant:
         return self.prior.get(part, self.default_prior).of(fan_in, measured)
 
 
+# The side of each method that reads the model's activations, or that tokens attend to. BitFit has
+# no other side: its δ is all there is.
+INPUT_SIDE = frozenset(
+    {
+        "lora.a",
+        "adapter.down",
+        "prefix.key",
+        "prefix.value",
+        "prompt.embedding",
+        "bitfit.delta",
+        "houlsby.down",
+    }
+)
+
 # Ours: the abstract's "all hybrid parameters" on the input side of each method. The up-projections
 # and B stay points, as in the authors' code, because (A, B) and (RA, BR⁻¹) are the same function:
 # a posterior on both sides would pay nats for a change of gauge. The head is a point as published.
 BH_PEFT = Variant(
     name="bh_peft",
-    gaussian=frozenset({"lora.a", "adapter.down", "prefix.key", "prefix.value"}),
+    gaussian=INPUT_SIDE,
     prior={
         "prefix.key": Width(PREFIX_FRACTION, times_measured=True),
         "prefix.value": Width(PREFIX_FRACTION, times_measured=True),
+        # A virtual token is one like the vocabulary's.
+        "prompt.embedding": Width(1.0, times_measured=True),
     },
     default_prior=Width(0.1),
     start_std=(0.02, 0.02),

@@ -20,8 +20,11 @@ from transformers import PreTrainedModel
 from bhpeft.errors import ConfigError, did_you_mean
 from bhpeft.methods.adapter import ParallelAdapter
 from bhpeft.methods.architectures import ARCHITECTURES, Architecture, architecture_of
+from bhpeft.methods.bitfit import BitFit
+from bhpeft.methods.houlsby import Houlsby
 from bhpeft.methods.lora import LoRA
 from bhpeft.methods.prefix import Prefix
+from bhpeft.methods.prompt import Prompt
 from bhpeft.methods.sampled import sampled_linear
 from bhpeft.methods.sites import Site, Sites, bypassed, swapped
 from bhpeft.plugins import resolve
@@ -32,6 +35,9 @@ __all__ = [
     "LoRA",
     "ParallelAdapter",
     "Prefix",
+    "Prompt",
+    "BitFit",
+    "Houlsby",
     "method",
     "attach",
     "Site",
@@ -59,6 +65,9 @@ METHODS: dict[str, type[Any]] = {
     "lora": LoRA,
     "adapter": ParallelAdapter,
     "prefix": Prefix,
+    "prompt": Prompt,
+    "bitfit": BitFit,
+    "houlsby": Houlsby,
 }
 
 
@@ -91,7 +100,9 @@ def method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
 
 
 def attach(model: PreTrainedModel, methods: Sequence[Method], generator: Generator) -> Sites:
-    """Freeze the model and attach the methods, in order.
+    """Freeze the model and attach the methods, in order, but LoRA before all others.
+
+    It replaces modules, so what hooks onto modules has to find them as they will be.
 
     Args:
         model: changed in place; its own parameters stop requiring gradients.
@@ -107,5 +118,6 @@ def attach(model: PreTrainedModel, methods: Sequence[Method], generator: Generat
     """
     architecture = architecture_of(model)
     model.requires_grad_(False)
-    sites = [site for one in methods for site in one.attach(model, architecture, generator)]
+    ordered = sorted(methods, key=lambda one: not isinstance(one, LoRA))
+    sites = [site for one in ordered for site in one.attach(model, architecture, generator)]
     return Sites(sites)

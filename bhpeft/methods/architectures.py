@@ -30,6 +30,8 @@ class Architecture:
             reads; None where it has no module of its own.
         feed_forward_output: where `feed_forward` is None, the module (h, x) ↦ LayerNorm(W h + x)
             that ends the feed-forward block.
+        attention_projection: the linear module that ends the attention block.
+        feed_forward_projection: the linear module that ends the feed-forward block.
         pooling: how hidden states become one vector a row: "mean", "first" or "last".
         folds: whether all draws can run in one forward pass; the alternative is one pass a draw.
     """
@@ -39,6 +41,8 @@ class Architecture:
     target_modules: tuple[str, ...]
     feed_forward: str | None = None
     feed_forward_output: str | None = None
+    attention_projection: str | None = None
+    feed_forward_projection: str | None = None
     pooling: str = "mean"
     folds: bool = True
 
@@ -48,12 +52,16 @@ _BERT = Architecture(
     attention="attention.self",
     target_modules=("query", "value"),
     feed_forward_output="output",
+    attention_projection="attention.output.dense",
+    feed_forward_projection="output.dense",
 )
 _LLAMA = Architecture(
     layers="layers",
     attention="self_attn",
     target_modules=("q_proj", "v_proj"),
     feed_forward="mlp",
+    attention_projection="self_attn.o_proj",
+    feed_forward_projection="mlp.down_proj",
     pooling="last",
 )
 
@@ -68,6 +76,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention=None,
         target_modules=("query_proj", "value_proj"),
         feed_forward_output="output",
+        attention_projection="attention.output.dense",
+        feed_forward_projection="output.dense",
         # It projects its relative positions by the same query and key weights, once for all rows.
         folds=False,
     ),
@@ -76,12 +86,16 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention="attention",
         target_modules=("q_lin", "v_lin"),
         feed_forward="ffn",
+        attention_projection="attention.out_lin",
+        feed_forward_projection="ffn.lin2",
     ),
     "modernbert": Architecture(
         layers="layers",
         attention="attn",
         target_modules=("Wqkv",),
         feed_forward="mlp",
+        attention_projection="attn.Wo",
+        feed_forward_projection="mlp.Wo",
     ),
     "llama": _LLAMA,
     "mistral": _LLAMA,
@@ -93,6 +107,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention="attn",
         target_modules=("c_attn",),
         feed_forward="mlp",
+        attention_projection="attn.c_proj",
+        feed_forward_projection="mlp.c_proj",
         pooling="last",
     ),
 }

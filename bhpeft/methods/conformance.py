@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from bhpeft.errors import ModelError
 from bhpeft.methods import Method, Sites, attach, bypassed, swapped
 from bhpeft.methods.sampled import tile
+from bhpeft.methods.sites import INPUT
 
 # Float32 sums in another order differ by this much at most on hidden states of order one.
 TOLERANCE = 1e-4
@@ -50,8 +51,9 @@ def check_method(
 
 def _check_names(sites: Sites) -> None:
     for name, site in sites.items():
-        if not name.endswith(f".{site.part}") or not name.startswith(f"{site.layer}."):
-            raise _broken("a site is named <layer>.<place>.<part>", name)
+        place = "input." if site.layer == INPUT else f"{site.layer}."
+        if not name.endswith(f".{site.part}") or not name.startswith(place):
+            raise _broken("a site is named <layer>.<place>.<part>, or input.<part>", name)
         if not site.tensor.requires_grad or site.tensor.dtype != torch.float32:
             raise _broken("a site is a float32 parameter that requires gradients", name)
     if not len(sites):

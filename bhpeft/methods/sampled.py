@@ -6,8 +6,8 @@ Rows are ordered draws-major: activation row s·B + b belongs to draw s and exam
     weight (S, out, in)    draw s for rows s·B … (s+1)·B − 1, as one batched matrix product
 
 covers one draw a minibatch (S = 1), one draw an example (S = rows, so B = 1), and the whole
-posterior predictive (the minibatch tiled S times) with the same code. These three functions are
-the only place in the package that knows what a draw is.
+posterior predictive (the minibatch tiled S times) with the same code. These functions
+are the only place in the package that knows what a draw is.
 
 Source: method notes §2, "a draw is a weight with a leading dimension".
 """
@@ -44,10 +44,26 @@ def sampled_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
         y = torch.bmm(flat, weight.transpose(1, 2)).reshape(*x.shape[:-1], weight.shape[1])
         if bias is not None and not drawn_bias:
             y = y + bias
-    if bias is not None and drawn_bias:
-        per_row = rows_of(bias, x.shape[0])
-        y = y + per_row.reshape(x.shape[0], *(1,) * (x.ndim - 2), per_row.shape[-1])
-    return y
+    return sampled_shift(y, bias) if bias is not None and drawn_bias else y
+
+
+def sampled_shift(y: Tensor, shift: Tensor) -> Tensor:
+    """Return y + b, with the draw each row belongs to.
+
+    Args:
+        y: activations, (rows, …, out).
+        shift: (out,), or (S, out).
+
+    Returns:
+        (rows, …, out).
+
+    Raises:
+        StateError: the rows are not a whole number of times the draws.
+    """
+    if shift.ndim == 1:
+        return y + shift
+    rows = y.shape[0]
+    return y + rows_of(shift, rows).reshape(rows, *(1,) * (y.ndim - 2), shift.shape[-1])
 
 
 def rows_of(drawn: Tensor, rows: int) -> Tensor:

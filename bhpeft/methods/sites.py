@@ -23,6 +23,9 @@ from torch import Tensor, nn
 
 from bhpeft.errors import ConfigError, StateError, did_you_mean
 
+# The layer of what enters before the first layer; its names start with "input.".
+INPUT = -1
+
 
 @dataclass(frozen=True)
 class Site:
@@ -34,7 +37,8 @@ class Site:
         module: the module that owns it.
         attribute: under which name the module owns it.
         fan_in: how many inputs each of its outputs sums over; what prior widths scale by.
-        layer: the layer it sits in, counted from the input; None above the last layer.
+        layer: the layer it sits in, counted from the input; INPUT below the first one, None above
+            the last.
     """
 
     name: str
@@ -103,7 +107,7 @@ class Sites:
 
     @property
     def lowest_drawn(self) -> int | None:
-        """Return the lowest layer that holds a drawn tensor; None above the last layer."""
+        """Return the lowest layer with a drawn tensor, or INPUT; None above the last layer."""
         layers = [layer for name in self._drawn() if (layer := self[name].layer) is not None]
         return min(layers) if layers else None
 

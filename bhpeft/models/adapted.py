@@ -27,6 +27,7 @@ from bhpeft.methods import Method, Site, Sites, architecture_of, attach, bypasse
 from bhpeft.methods.architectures import layers_of
 from bhpeft.methods.prefix import PrefixKeyValue
 from bhpeft.methods.sampled import sampled_linear, tile
+from bhpeft.methods.sites import INPUT
 from bhpeft.models.fold import Fold
 from bhpeft.models.load import LoadedBase
 from bhpeft.models.pooling import POOLINGS, mean_pooled
@@ -189,6 +190,9 @@ class AdaptedModel:
         """Return the last hidden states and the mask, both of B or both of S·B rows."""
         rows, lowest = len(ids), self.sites.lowest_drawn
         if folds == 1 or lowest is None:
+            return self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask
+        if lowest == INPUT:
+            ids, mask = tile(ids, folds), tile(mask, folds)
             return self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask
         with self._fold.over(folds, rows, lowest):
             hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state

@@ -198,9 +198,11 @@ def block_of(name: str) -> str:
 def _settings(stream: Stream, name: str) -> dict[str, Any]:
     """Return a method's complete settings, so that the state says them even if defaults change."""
     settings = stream.learning.settings_of(name)
-    if stream.learning.adapted_layers is not None:
-        settings.setdefault("layers", stream.learning.adapted_layers)
     made: Any = method(name, settings)
+    # A prompt sits below all layers and has no choice of them.
+    chooses = "layers" in asdict(made) and "layers" not in settings
+    if chooses and stream.learning.adapted_layers is not None:
+        made = replace(made, layers=stream.learning.adapted_layers)
     return asdict(made)
 
 

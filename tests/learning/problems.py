@@ -25,6 +25,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {"rank": 2},
     "adapter": {"bottleneck": 3},
     "prefix": {"length": 2},
+    "prompt": {"length": 2},
+    "bitfit": {},
+    "houlsby": {"bottleneck": 3},
 }
 WORDS = tuple(f"w{number}" for number in range(4, tiny.VOCAB))
 

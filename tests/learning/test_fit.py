@@ -19,7 +19,10 @@ from tests import tiny
 from tests.learning import problems
 from tests.learning.test_state import tensors_of
 
-UNIONS = [["lora"], ["adapter"], ["prefix"], ["lora", "adapter", "prefix"]]
+UNIONS = [
+    *([name] for name in problems.SETTINGS if name != "bitfit"),
+    ["lora", "adapter", "prefix"],
+]
 
 
 def learned(task: Task, seed: int = 7) -> Fitted:
@@ -321,12 +324,15 @@ def test_the_watcher_hears_of_every_step_and_of_the_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "methods", "variant"),
     [
-        *itertools.product(["bert", "llama"], UNIONS, [BH_PEFT]),
+        *itertools.product(["bert", "llama"], UNIONS, [BH_PEFT, BH_PEFT.point()]),
+        # Llama has no biases.
+        *itertools.product(["bert", "gpt2"], [["bitfit"]], [BH_PEFT, BH_PEFT.point()]),
+        ("bert", list(problems.SETTINGS), BH_PEFT),
         ("bert", ["lora"], BLOB),
         ("llama", ["lora"], BLOB),
     ],
 )
-def test_every_union_of_methods_trains_saves_loads_and_predicts(
+def test_every_method_trains_saves_loads_and_predicts(
     tmp_path: Path, family: str, methods: list[str], variant: Variant
 ) -> None:
     """On an encoder and on a decoder, at the smallest size at which all parts meet."""
@@ -335,7 +341,8 @@ def test_every_union_of_methods_trains_saves_loads_and_predicts(
     )
     found = learned(task)
     assert found.steps == 2
-    assert not torch.equal(found.state.posterior.mean, task.start.posterior.mean)
+    assert not same(tensors_of(found.state), tensors_of(task.start))
+    assert bool(found.state.posterior.size) == bool(variant.gaussian)
     again = AdapterState.load(found.state.save(tmp_path / "state"))
     frame = Predictor(task.model, again).predict(["w4 w5", "w60"])
     assert set(frame["label"]) <= {"no", "yes"}

@@ -13,7 +13,7 @@ from bhpeft.posterior import unflatten
 from tests import tiny
 from tests.learning import problems
 
-ALL = ("lora", "adapter", "prefix")
+ALL = ("lora", "adapter", "prefix", "prompt", "bitfit", "houlsby")
 
 # What a user's own package would hold; named below as "module:attribute".
 GAUSSIAN_HEAD = replace(
@@ -30,19 +30,25 @@ def test_bh_peft_is_gaussian_on_the_input_side_of_every_method_and_on_nothing_el
     state = problems.start(model, ALL, BH_PEFT)
     parts = {model.sites[name].part for name in state.posterior.shapes}
     points = {model.sites[name].part for name in state.point}
-    assert parts == {"lora.a", "adapter.down", "prefix.key", "prefix.value"}
-    assert {"lora.b", "head.weight", "head.bias"} <= points
+    published = {"lora.a", "adapter.down", "prefix.key", "prefix.value"}
+    assert parts == published | {"prompt.embedding", "bitfit.delta", "houlsby.down"}
+    assert {"lora.b", "head.weight", "head.bias", "houlsby.up", "houlsby.down_bias"} <= points
     assert any(part.startswith("adapter.up") for part in points)
     assert not parts & points
 
 
 def test_bh_peft_starts_from_the_published_prior() -> None:
-    """N(0, 0.1²) on what multiplies inputs; a tenth of the real keys' spread on prefixes."""
+    """N(0, 0.1²) on what multiplies inputs; a tenth of the real keys' spread on prefixes.
+
+    A virtual token is as wide as the vocabulary's own.
+    """
     model = problems.model(ALL)
     state = problems.start(model, ALL, BH_PEFT)
     measured = model.key_value_std(collate(tiny.tokenizer(), problems.texts(6), 16))
     for name, std in unflatten(state.prior.std, state.prior.shapes).items():
         expected = 0.1 * measured[name] if "prefix" in name else 0.1
+        if "prompt" in name:
+            expected = float(model.model.get_input_embeddings().weight.std())
         torch.testing.assert_close(std, torch.full_like(std, expected))
     assert bool((state.prior.mean == 0).all())
     assert BH_PEFT.scale == "softplus"
