@@ -33,7 +33,7 @@ from bhpeft.methods.start import beside, kaiming
 
 
 class Bottleneck(nn.Module):
-    """The adapter's own map x ↦ s · U relu(D x), in float32 whatever the dtype of x."""
+    """The adapter's own map x ↦ s · U relu(D x), computed in the dtype of x."""
 
     def __init__(self, place: nn.Module, width: int, settings: ParallelAdapter, seed: Generator):
         super().__init__()
@@ -44,8 +44,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (rows, …, d) to what is added to the feed-forward block's output."""
-        low = torch.relu(sampled_linear(x.to(self.down.dtype), self.down))
-        return (self.scale * sampled_linear(low, self.up)).to(x.dtype)
+        low = torch.relu(sampled_linear(x, self.down.to(x.dtype)))
+        return sampled_linear(low, (self.scale * self.up).to(x.dtype))
 
 
 @dataclass(frozen=True)

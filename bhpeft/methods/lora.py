@@ -22,13 +22,14 @@ from bhpeft.methods.architectures import (
     chosen_layers,
     layers_of,
 )
+from bhpeft.methods.low_rank import low_rank_linear
 from bhpeft.methods.sampled import sampled_linear
 from bhpeft.methods.sites import Site
 from bhpeft.methods.start import beside, kaiming
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear module `base` with B A beside it; computes in float32 what it adds."""
+    """A frozen linear module `base` with B A beside it, which computes in the dtype of x."""
 
     def __init__(self, base: nn.Module, rank: int, alpha: float, generator: Generator):
         super().__init__()
@@ -41,11 +42,25 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (rows, …, in) to (rows, …, out)."""
-        y: Tensor = self.base(x)
         if not self.active:
-            return y
-        low = sampled_linear(x.to(self.a.dtype), self.a)
-        return y + (self.scaling * sampled_linear(low, self.b)).to(y.dtype)
+            return self.base(x)
+        base = self.base
+        if isinstance(base, nn.Linear) and self._fuses(base):
+            return low_rank_linear(x, base.weight, base.bias, self.a, self.b, self.scaling)
+        low = sampled_linear(x, self.a.to(x.dtype))
+        added = sampled_linear(low, (self.scaling * self.b).to(x.dtype))
+        y: Tensor = base(x)
+        return y + added
+
+    def _fuses(self, base: nn.Linear) -> bool:
+        """Say whether one fused function does it: in training, with one draw, on a plain module.
+
+        GPT-2's transposed module, a base with a method of its own inside and a stack of draws take
+        the plain path, and so does what needs no gradients: it would gain nothing.
+        """
+        return (
+            torch.is_grad_enabled() and not base._forward_hooks and self.a.ndim == self.b.ndim == 2
+        )
 
 
 @dataclass(frozen=True)
