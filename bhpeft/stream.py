@@ -80,15 +80,29 @@ class Learning(Section):
     forgetting: float = Field(1.0, ge=0, le=1, description="ρ; 1 forgets nothing")
     seed: int = 0
     plan: dict[str, Any] = Field(default_factory=dict)
-    lora: dict[str, Any] = Field(default_factory=dict)
-    adapter: dict[str, Any] = Field(default_factory=dict)
-    prefix: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     plugins: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_methods(cls, content: Any) -> Any:
+        """Take every table that is named like a method as its settings: [learning.lora] and so on.
+
+        Others stay where they are, to be refused as unknown keys.
+        """
+        if not isinstance(content, dict):
+            return content
+        tables = {
+            name: table
+            for name, table in content.items()
+            if name not in cls.model_fields and isinstance(table, dict) and _names(content, name)
+        }
+        rest = {name: value for name, value in content.items() if name not in tables}
+        return rest | {"settings": rest.get("settings", {}) | tables} if tables else rest
 
     def settings_of(self, method: str) -> dict[str, Any]:
         """Return the settings the file gives one method."""
-        shipped = {"lora": self.lora, "adapter": self.adapter, "prefix": self.prefix}
-        return dict(shipped.get(method, self.plugins.get(method, {})))
+        return dict(self.settings.get(method, self.plugins.get(method, {})))
 
 
 class Prediction(Section):
@@ -263,6 +277,21 @@ def _seconds(text: str) -> float:
     return timedelta(**{UNITS[match[2]]: float(match[1])}).total_seconds()
 
 
+def _names(learning: dict[str, Any], table: str) -> bool:
+    """Say whether a table of [learning] is named like a method.
+
+    One that the stream uses is tried when it is attached; only for another is torch worth loading.
+    """
+    used = learning.get("methods")
+    return (isinstance(used, list | tuple) and table in used) or table in _known_methods()
+
+
+def _known_methods() -> list[str]:
+    from bhpeft.methods import METHODS
+
+    return list(METHODS)
+
+
 def _check_plan(path: Path, stream: Stream) -> None:
     from bhpeft.learning.plan import Plan
 
@@ -306,7 +335,8 @@ def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
         if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             return list(DriftColumn.model_fields) if location[0] == "drift" else []
         section = kind
-    return [key for key in section.model_fields if key != "home"]
+    keys = [key for key in section.model_fields if key != "home"]
+    return keys + _known_methods() if section is Learning else keys
 
 
 TEMPLATE = """\

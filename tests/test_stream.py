@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from bhpeft.errors import StreamFileError
+from bhpeft.methods import METHODS
 from bhpeft.stream import TEMPLATE, Stream, find_home, find_stream, read_stream, stream_files
 
 LEAST = """
@@ -187,6 +188,25 @@ def test_a_methods_settings_are_found_by_its_name_a_plug_ins_too(read: Read) -> 
     assert learning.settings_of("lora") == {"rank": 4}
     assert learning.settings_of("my.package:Bias") == {"width": 2}
     assert learning.settings_of("prefix") == {}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_table_whether_the_stream_uses_it_or_not(read: Read, name: str) -> None:
+    for used in (f"methods = ['{name}']", ""):
+        text = f"[learning]\n{used}\n[learning.{name}]\nlayers = 2"
+        assert read(LEAST + text).learning.settings_of(name) == {"layers": 2}
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("bitfitt", "bitfit"), ("promt", "prompt"), ("plann", "plan")]
+)
+def test_a_misspelt_table_of_learning_gets_a_did_you_mean(
+    read: Read, typed: str, meant: str
+) -> None:
+    with pytest.raises(
+        StreamFileError, match=rf"unknown key learning\.{typed}.*Did you mean '{meant}'"
+    ):
+        read(LEAST + f"[learning.{typed}]\nlayers = 2")
 
 
 def test_a_stream_is_found_by_name_and_an_unknown_one_lists_the_known(tmp_path: Path) -> None:
