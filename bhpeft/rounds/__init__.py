@@ -11,6 +11,22 @@ learn       the composition, readable in a minute
 
 from __future__ import annotations
 
-from bhpeft.rounds.learn import IO_STEPS, Outcome, direct, learn, pending, roll_back
+from bhpeft.rounds.learn import (
+    IO_STEPS,
+    Outcome,
+    direct,
+    learn,
+    pending,
+    roll_back,
+    set_unreadable_aside,
+)
 
-__all__ = ["learn", "pending", "roll_back", "Outcome", "direct", "IO_STEPS"]
+__all__ = [
+    "learn",
+    "pending",
+    "set_unreadable_aside",
+    "roll_back",
+    "Outcome",
+    "direct",
+    "IO_STEPS",
+]
