@@ -54,7 +54,7 @@ ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut", "Paused", 
 
 
 def deploy_all(streams: Iterable[Stream], home: Path, env: dict[str, str]) -> list[str]:
-    """Deploy the watch of each stream of `home`, forget those of streams that are gone.
+    """Deploy the watch of each stream of `home`, take the schedule from those that are gone.
 
     Args:
         streams: what is to be watched.
@@ -67,7 +67,7 @@ def deploy_all(streams: Iterable[Stream], home: Path, env: dict[str, str]) -> li
     ensure_work_pool()
     streams = list(streams)
     names = [deploy(stream, home, env) for stream in streams]
-    forget_all_but({stream.name for stream in streams}, home)
+    unschedule_all_but({stream.name for stream in streams}, home)
     ensure_reaper()
     return names
 
@@ -95,17 +95,20 @@ def deploy(stream: Stream, home: Path, env: dict[str, str]) -> str:
     return f"{watch.name}/{stream.name}"
 
 
-def forget_all_but(kept: set[str], home: Path) -> list[str]:
-    """Delete this home's watches of other streams, with their scheduled runs; return their names.
+def unschedule_all_but(kept: set[str], home: Path) -> list[str]:
+    """Take the schedules from this home's watches of other streams; return their names.
 
-    A server may serve several homes: a deployment of another home is left alone.
+    The deployment itself stays: Prefect cannot end a run whose deployment is gone. Those of another
+    home on the same server are left alone.
     """
     gone = []
     with get_client(sync_client=True) as client:
         for deployment in _watches(client, home):
-            if deployment.name not in kept:
-                client.delete_deployment(deployment.id)
-                gone.append(deployment.name)
+            if deployment.name in kept or not deployment.schedules:
+                continue
+            for schedule in deployment.schedules:
+                client.delete_deployment_schedule(deployment.id, schedule.id)
+            gone.append(deployment.name)
     return gone
 
 

@@ -7,6 +7,8 @@ need no help: their leases are kept on disk (flows/environment.py) and run out w
 
 from __future__ import annotations
 
+import logging
+
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowFilter,
@@ -16,7 +18,10 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import StateType
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Crashed
+
+logger = logging.getLogger(__name__)
 
 FLOWS = ("watch", "round", "rollback")
 UNENDED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
@@ -33,5 +38,9 @@ def end_lost_runs() -> list[str]:
     with get_client(sync_client=True) as client:
         lost = client.read_flow_runs(flow_filter=ours, flow_run_filter=unended)
         for run in lost:
-            client.set_flow_run_state(run.id, Crashed(message=message))
+            try:
+                client.set_flow_run_state(run.id, Crashed(message=message))
+            except PrefectHTTPStatusError as problem:
+                # Prefect cannot end a run whose deployment somebody deleted; it blocks nobody.
+                logger.warning("run %s of an earlier server cannot be ended: %s", run.name, problem)
     return [run.name for run in lost]
