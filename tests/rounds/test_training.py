@@ -19,6 +19,7 @@ from bhpeft.posterior import MeanField, power_prior
 from bhpeft.registry import Registry
 from bhpeft.rounds import intake as intake_module
 from bhpeft.rounds.intake import Intake, take_in
+from bhpeft.rounds.replay import NOTHING, Replay
 from bhpeft.rounds.steps import prepare
 from bhpeft.rounds.training import Trained, block_of, model_of, spec_of, train, variant_of
 from tests import tiny
@@ -36,13 +37,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     return chain
 
 
-def taken(chain: Chain, batch_id: str, parent: AdapterState | None) -> tuple[Any, Intake]:
+def taken(
+    chain: Chain, batch_id: str, parent: AdapterState | None, replay: Replay = NOTHING
+) -> tuple[Any, Intake]:
     from bhpeft.data.batch import open_batch
 
     batch = open_batch(chain.stream.landing / chain.stream.name / batch_id)
     contract = chain.contract
     model = model_of(chain.stream, contract, parent)
-    return model, take_in(chain.stream, batch, contract, model, chain.stream.cache)
+    return model, take_in(chain.stream, batch, contract, model, chain.stream.cache, replay)
 
 
 def trained(chain: Chain, batch_id: str, parent: AdapterState | None = None) -> Trained:
@@ -115,7 +118,7 @@ def test_the_state_says_what_it_has_absorbed_and_under_which_numbers(
     [
         ("kl_weight", {"learning": {"kl_weight": 1.0}}),
         ("methods", {"learning": {"methods": ("lora", "adapter")}}),
-        ("methods", {"learning": {"lora": {"rank": 4}}}),
+        ("methods", {"learning": {"settings": {"lora": {"rank": 4}}}}),
         ("methods", {"learning": {"adapted_layers": 1}}),
         ("variant", {"learning": {"variant": "blob"}}),
         ("variant", {"learning": {"gaussian": False}}),
@@ -193,7 +196,7 @@ def test_the_streams_weight_of_the_kl_overrules_the_variants(home: Chain) -> Non
         ({"gates": {"nll": {"margn": 1.0}}}, ConfigError, "Did you mean 'margin'"),
         ({"learning": {"variant": "blobb"}}, UnknownName, "no variant called 'blobb'"),
         ({"learning": {"methods": ("lorra",)}}, UnknownName, "no method called 'lorra'"),
-        ({"learning": {"lora": {"rnk": 2}}}, ConfigError, "no setting 'rnk'"),
+        ({"learning": {"settings": {"lora": {"rnk": 2}}}}, ConfigError, "no setting 'rnk'"),
     ],
 )
 def test_a_name_nobody_knows_is_found_before_anything_is_trained(
@@ -277,3 +280,54 @@ def test_a_batch_is_tokenised_once(home: Chain) -> None:
     model = model_of(home.stream, swapped, None)
     other = take_in(home.stream, one.batch, swapped, model, home.stream.cache)
     assert other.train.path != one.train.path
+
+
+def rehearsing(chain: Chain, rows: int) -> Chain:
+    data = chain.stream.data.model_copy(update={"replay_rows": rows})
+    return chain.changed(data=data)
+
+
+def test_nothing_is_rehearsed_unless_the_stream_asks_for_it(home: Chain) -> None:
+    _, one = taken(home, "b1", None)
+    assert one.replay.rows.empty
+    _, two = taken(home, "b2", None, one.replay)
+    assert len(two.train) == len(taken(home, "b2", None)[1].train)
+
+
+def test_rehearsed_rows_are_earlier_batches_training_rows_and_never_held_out_ones(
+    home: Chain, tmp_path: Path
+) -> None:
+    """They join the next batch's training rows, with their own labels, as the files carry them."""
+    chain = rehearsing(home, 5)
+    _, one = taken(chain, "b1", None)
+    one.replay.save(tmp_path)
+    carried = Replay.load(tmp_path)
+    assert carried.rows.to_dict("list") == one.replay.rows.to_dict("list")
+    assert set(side_of(carried.rows["text"].tolist())) == {"train"}
+    _, two = taken(chain, "b2", None, carried)
+    _, plain = taken(chain, "b2", None)
+    assert len(two.train) == len(plain.train) + 5
+    extra = [
+        int(label)
+        for part in two.train.ordered(64)
+        for label, row in zip(part["labels"], part["rows"], strict=True)
+        if row == -1
+    ]
+    assert sorted(extra) == sorted((carried.rows["label"] == "good").astype(int))
+    assert two.replay.rows["_batch"].value_counts().to_dict() == {"b1": 5, "b2": 5}
+
+
+def test_rehearsed_rows_change_the_training_and_not_the_prior(
+    home: Chain, first: AdapterState
+) -> None:
+    chain = rehearsing(home, 20)
+    replay = taken(chain, "b1", None)[1].replay
+    model, intake = taken(chain, "b2", first, replay)
+    with_rows, without = train(chain.stream, intake, model, first), trained(home, "b2", first)
+    assert same(with_rows.prior, without.prior)
+    assert not same(with_rows.state.posterior, without.state.posterior)
+
+
+def test_rows_to_rehearse_that_cannot_be_read_are_a_named_error(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="rehearses cannot be read"):
+        Replay.load(tmp_path)
