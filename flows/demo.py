@@ -10,7 +10,6 @@ import json
 import shutil
 import sysconfig
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-    from bhpeft.rounds import Outcome
 
 STREAM = "reviews"
 ROWS = 1200
@@ -39,15 +37,6 @@ SENTENCES = [
     "The committee will meet again on Thursday to discuss the schedule.",
     "not bad at all, tho i expected way more lol",
 ]
-
-
-@dataclass
-class Story:
-    """What happened so far, in plain data."""
-
-    rounds: list[Outcome] = field(default_factory=list)
-    rollbacks: list[dict[str, Any]] = field(default_factory=list)
-    predictions: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run_demo(home: Path, seed: int, json_file: Path | None, console: Console) -> None:
@@ -77,8 +66,8 @@ def run_demo(home: Path, seed: int, json_file: Path | None, console: Console) ->
 
 def _tell(
     home: Path, batches: dict[str, pd.DataFrame], stages: page.Stages, console: Console
-) -> Story:
-    story = Story()
+) -> page.Story:
+    story = page.Story()
     for batch_id in ("1-movie", "2-movie", "3-tweets", "4-poisoned", "5-malformed"):
         _round(home, batch_id, batches[batch_id], story, stages)
     story.rollbacks.append(_roll_back(home, stages))
@@ -89,7 +78,7 @@ def _tell(
 
 
 def _round(
-    home: Path, batch_id: str, rows: pd.DataFrame, story: Story, stages: page.Stages
+    home: Path, batch_id: str, rows: pd.DataFrame, story: page.Story, stages: page.Stages
 ) -> None:
     """Land a batch, and run the flow on the oldest that is pending."""
     from flows.round import round_flow, showing

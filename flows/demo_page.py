@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,11 +13,19 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from bhpeft.rounds import Outcome
-    from flows.demo import Story
 
 COLOURS = {"promoted": "green", "refused": "red", "held": "yellow", "quarantined": "magenta"}
 # What was behind each column of the table, in the report's own names.
 SHOWN = {"accuracy": "holdout/accuracy", "NLL": "holdout/nll", "ECE": "holdout/ece"}
+
+
+@dataclass
+class Story:
+    """What happened so far, in plain data."""
+
+    rounds: list[Outcome] = field(default_factory=list)
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Stages:

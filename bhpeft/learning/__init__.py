@@ -4,6 +4,7 @@ variants   which weights are Gaussian, under which first prior: BH_PEFT, BLOB
 plan       epochs and learning rates
 state      the posterior on disk: safetensors and JSON
 build      the model a state describes, and the state round 0 starts from
-fit        the ELBO, maximised
+descent    one step down the loss
+fit        as many steps as a round needs
 predict    fixed draws, folded into one forward pass
 """
