@@ -73,7 +73,12 @@ format: setup
 	@$(BIN)/ruff check --fix .
 
 build: setup
-	@$(BIN)/python -m build --wheel --outdir dist .
+	@rm -rf dist build
+	@$(BIN)/python -m build --wheel --outdir dist . >/dev/null
+	@# It has to run away from the checkout, with all it ships.
+	@$(BIN)/pip install --quiet --no-deps --target build/wheel dist/*.whl
+	@cd build/wheel && PYTHONPATH=. $(abspath $(BIN))/python bin/bhpeft --help >/dev/null && \
+	 test -f share/bhpeft/deploy/streams/reviews.toml && echo "dist/ has a wheel that runs"
 
 clean:
 	rm -rf $(VENV) dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache
