@@ -15,6 +15,7 @@
     │   ├── UnsupportedModel       a method has no place in it
     │   └── BaseModelMismatch      it is not the one the posterior was learned on
     ├── StateError               a stored posterior is missing, misshapen or altered
+    ├── CheckpointError          a PEFT checkpoint and a state cannot become each other
     ├── FitError                 the round did not end in a usable posterior
     │   ├── Diverged               the loss or a parameter is not finite
     │   └── RhoTravelTooShort      too few steps for the standard deviations to arrive
@@ -130,6 +131,10 @@ class BaseModelMismatch(ModelError):
 
 class StateError(BhpeftError):
     """A stored posterior is missing, misshapen or altered."""
+
+
+class CheckpointError(BhpeftError):
+    """A PEFT checkpoint and a state cannot become each other."""
 
 
 class FitError(BhpeftError):

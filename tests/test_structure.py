@@ -23,7 +23,7 @@ LAYERS = (
     {"bhpeft.methods"},
     {"bhpeft.models"},
     {"bhpeft.learning"},
-    {"bhpeft.data", "bhpeft.judgement", "bhpeft.stream"},
+    {"bhpeft.data", "bhpeft.exchange", "bhpeft.judgement", "bhpeft.stream"},
     {"bhpeft.registry", "bhpeft.demo_data"},
     {"bhpeft.rounds"},
     {"flows"},

@@ -3,6 +3,7 @@
 setup.py      init, land            a stream's files and its batches
 running.py    round, watch, up, ui  one round, or all streams on their schedules
 reviewing.py  status, history, rollback, predict
+exchanging.py export                a version as a Hugging Face PEFT checkpoint
 doctor.py     doctor                is this installation able to work?
 demo.py       demo                  the whole story on real data
 """
@@ -13,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from bhpeft.cli import demo, doctor, reviewing, running, serving, setup
+from bhpeft.cli import demo, doctor, exchanging, reviewing, running, serving, setup
 from bhpeft.cli.terminal import ClearErrors, version_and_exit
 
 app = typer.Typer(
@@ -51,3 +52,4 @@ app.command(rich_help_panel=REVIEW)(reviewing.status)
 app.command(rich_help_panel=REVIEW)(reviewing.history)
 app.command(rich_help_panel=REVIEW)(reviewing.rollback)
 app.command(rich_help_panel=REVIEW)(reviewing.predict)
+app.command(rich_help_panel=REVIEW)(exchanging.export)

@@ -162,7 +162,7 @@ def predict(
         raise ConfigError("There is nothing to predict", expected="TEXT … or --file FILE")
     with connected(home, prefect=False), TemporaryDirectory() as folder:
         registry = Registry(config.tracking_uri)
-        chosen = _chosen(registry, config, version)
+        chosen = chosen_version(registry, config, version)
         where = registry.download(chosen, Path(folder))
         from bhpeft.learning.predict import Predictor
 
@@ -220,7 +220,12 @@ def _next_runs(home: Path) -> dict[str, Any]:
     return next_runs(home)
 
 
-def _chosen(registry: Registry, stream: Stream, number: int) -> Version:
+def chosen_version(registry: Registry, stream: Stream, number: int) -> Version:
+    """Return the version of that number, or for 0 the champion.
+
+    Raises:
+        UnknownVersion: there is none.
+    """
     if number:
         return registry.version(stream.name, number)
     champion = registry.champion(stream.name)

@@ -14,7 +14,7 @@ from bhpeft.stream import read_stream
 
 SETTING_UP = ("init", "land", "doctor", "demo")
 LEARNING = ("round", "watch", "up", "ui")
-REVIEWING = ("status", "history", "rollback", "predict")
+REVIEWING = ("status", "history", "rollback", "predict", "export")
 
 
 def run(*arguments: str | Path) -> Result:
