@@ -9,22 +9,34 @@ from torch import Generator, Tensor
 
 from bhpeft.learning.state import AdapterState, Spec, gauge_of, layout
 from bhpeft.learning.variants import Variant
-from bhpeft.methods import method
+from bhpeft.methods import architecture_of, method
+from bhpeft.methods.attention import use_attention
 from bhpeft.methods.prompt import PromptEmbedding
 from bhpeft.models.adapted import AdaptedModel
+from bhpeft.models.arithmetic import PLAIN, Arithmetic, settle
 from bhpeft.models.encode import encode, padded
-from bhpeft.models.load import load_base
+from bhpeft.models.load import identify, load_base
 from bhpeft.posterior import SCALES, MeanField, flatten
 
 
-def build_model(spec: Spec) -> AdaptedModel:
+def build_model(spec: Spec, arithmetic: Arithmetic = PLAIN) -> AdaptedModel:
     """Load the base model and attach the spec's methods, on CUDA where there is one.
+
+    Args:
+        spec: the base, the methods and the labels.
+        arithmetic: what the base computes in; any state fits any. What is "auto" is measured.
 
     Raises:
         ModelError: the base model cannot be loaded.
-        UnsupportedModel: a method has no place in it.
+        UnsupportedModel: a method has no place in it, or it cannot attend as asked.
     """
-    base = load_base(spec.base, spec.revision or None, spec.layers)
+    name, revision = spec.base, spec.revision or None
+    if not arithmetic.settled:
+        config, fingerprint = identify(name, revision, spec.layers)
+        arithmetic = settle(arithmetic, config, fingerprint, chosen_device())
+    base = load_base(name, revision, spec.layers, arithmetic.torch_dtype)
+    if arithmetic.attention != "sdpa":
+        use_attention(base.model, architecture_of(base.model), arithmetic.attention)
     model = AdaptedModel(
         base,
         [method(name, settings) for name, settings in spec.methods.items()],

@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 
 from bhpeft.learning.state import AdapterState
 from bhpeft.models.adapted import AdaptedModel
+from bhpeft.models.arithmetic import PLAIN, Arithmetic
 from bhpeft.models.encode import encode, padded
 from bhpeft.posterior import unflatten
 from bhpeft.posterior.predictive import mean_probability, mutual_information, predictive_entropy
@@ -40,8 +41,12 @@ class Predictor:
     state: AdapterState
 
     @classmethod
-    def load(cls, folder: Path | str) -> Predictor:
+    def load(cls, folder: Path | str, arithmetic: Arithmetic = PLAIN) -> Predictor:
         """Load a state folder and the base model it names.
+
+        Args:
+            folder: as a version is stored.
+            arithmetic: what the base computes in, whatever it was in training.
 
         Raises:
             StateError: the files are not whole, or lack a weight of the model.
@@ -50,7 +55,7 @@ class Predictor:
         from bhpeft.learning.build import build_model
 
         state = AdapterState.load(Path(folder))
-        model = build_model(state.spec)
+        model = build_model(state.spec, arithmetic)
         state.check_base(model.base.fingerprint)
         state.check_layout(model.shapes)
         return cls(model, state)

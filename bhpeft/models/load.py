@@ -95,6 +95,23 @@ def load_base(
     )
 
 
+def identify(
+    name: str, revision: str | None = None, layers: int | None = None
+) -> tuple[PreTrainedConfig, str]:
+    """Return a base model's configuration and fingerprint without loading its weights.
+
+    Raises:
+        ModelError: it is missing, unreachable or unreadable, or has fewer layers.
+    """
+    folder, _ = _folder(name, revision)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as problem:
+        raise _unreadable(name, problem) from problem
+    _keep_layers(config, layers, name)
+    return config, _fingerprint(folder, layers)
+
+
 def in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> LoadedBase:
     """Wrap a model that is already loaded; its fingerprint is that of its tensors."""
     return LoadedBase(_ready(model), _with_padding(tokenizer, name), fingerprint_of(model), name)

@@ -12,6 +12,7 @@ from bhpeft.judgement.figures import figures
 from bhpeft.judgement.gates import Decision
 from bhpeft.judgement.table import gate_table
 from bhpeft.learning.plan import Plan
+from bhpeft.models.arithmetic import in_words
 from bhpeft.registry import Registry, RoundRun, Version
 from bhpeft.rounds.steps import Ready
 from bhpeft.rounds.training import Trained
@@ -139,6 +140,7 @@ def _parameters(stream: Stream, ready: Ready, trained: Trained) -> dict[str, obj
         "holdout_rows": len(ready.intake.holdout),
         "contract_version": ready.intake.contract.version,
         "device": str(ready.model.device),
+        **in_words(ready.model.model),
         **{f"method/{name}": json.dumps(dict(settings)) for name, settings in spec.methods.items()},
         **{f"plan/{name}": value for name, value in plan.items()},
     }

@@ -20,6 +20,7 @@ from bhpeft.learning.state import Absorbed, AdapterState, Spec
 from bhpeft.learning.variants import Variant, variant
 from bhpeft.methods import method
 from bhpeft.models.adapted import AdaptedModel
+from bhpeft.models.arithmetic import Arithmetic
 from bhpeft.posterior import MeanField, power_prior, std_at_bounds
 from bhpeft.rounds.intake import Intake
 from bhpeft.stream import Stream
@@ -92,7 +93,7 @@ def model_of(stream: Stream, contract: Contract, parent: AdapterState | None) ->
     spec = spec_of(stream, contract)
     if parent is not None:
         _check_continues(spec, parent.spec)
-    model = build_model(spec)
+    model = build_model(spec, Arithmetic(stream.model.dtype, stream.model.attention))
     if parent is not None:
         parent.check_base(model.base.fingerprint)
         _refuse_change("pooling", model.pooling, parent.spec.pooling)

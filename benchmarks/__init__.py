@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks NAME --json FILE`. Each is one module with a `rows()`."""
