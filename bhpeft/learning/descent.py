@@ -169,7 +169,8 @@ class Descent:
         self.mean.grad = nll.mean + joint * kl.mean
         self.rho.grad = nll.rho + joint * kl.rho
         self.point.grad = self._point_gradient(point_gradient)
-        rates = (plan.learning_rate, plan.rho_learning_rate, plan.learning_rate)
+        rho_rate = plan.rho_learning_rate * variant.rho_step
+        rates = (plan.learning_rate, rho_rate, plan.learning_rate)
         for group, base in zip(self.optimiser.param_groups, rates, strict=True):
             group["lr"] = base * rate
         self.optimiser.step()

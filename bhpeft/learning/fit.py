@@ -106,7 +106,7 @@ def _lengthened(task: Task, fisher: Fisher) -> tuple[int, bool | None]:
         "scale": q.scale,
     }
     for epochs in range(plan.epochs, max(plan.epochs, plan.max_epochs) + 1):
-        budget = plan.rho_travel(epochs * task.steps_an_epoch)
+        budget = plan.rho_travel(epochs * task.steps_an_epoch) * task.variant.rho_step
         if rho_travel(budget, **way).needed <= budget:  # type: ignore[arg-type]
             return epochs, True
     check_rho_travel(budget, **way, steps=epochs * task.steps_an_epoch)  # type: ignore[arg-type]

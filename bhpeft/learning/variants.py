@@ -55,6 +55,7 @@ class Variant:
         per_example: one draw for each example instead of one for the minibatch.
         kl_schedule: "constant", or "increasing" for BLoB's 2^i/(2^M − 1) over an epoch.
         kl_by_sgd: step the KL by plain SGD beside AdamW on the NLL, as BLoB does.
+        rho_step: factor on the plan's learning rate of rho, whose unit is the scale's own.
         kl_weight: λ of the objective, constant over rounds.
         methods: the PEFT methods the variant is published with.
     """
@@ -69,6 +70,7 @@ class Variant:
     per_example: bool = False
     kl_schedule: str = "constant"
     kl_by_sgd: bool = False
+    rho_step: float = 1.0
     kl_weight: float = 1.0
 
     def point(self) -> Variant:
@@ -125,6 +127,8 @@ BLOB = Variant(
     per_example=True,
     kl_schedule="increasing",
     kl_by_sgd=True,
+    # A nat of σ = G² is G/2 of rho, 0.025 at the start against 1 for softplus.
+    rho_step=BLOB_EPSILON / 2,
     kl_weight=1.0,
 )
 

@@ -111,12 +111,20 @@ class Promotion:
                 remedy=f"Roll back first: `bhpeft rollback {stream} --to … --reason …`.",
             )
         decision = REFUSED if kind == "refuse" else HELD
+        earlier = self._said(stream, number)
+        if version.decision == decision and earlier is not None and earlier.kind == kind:
+            return earlier
         if version.decision != decision:
             self._versions.tag(version, decision=decision)
         batches = frozenset(version.batches) if kind == "refuse" else frozenset()
         move = self._new(stream, kind, by, champion, number, reason, refused=batches)
         self._log.close(self._log.open(move))
         return move
+
+    def _said(self, stream: str, number: int) -> Move | None:
+        """Return the last log entry about a version, so that saying it again adds nothing."""
+        about = [move for move in self._log.history(stream) if move.to_version == number]
+        return about[-1] if about else None
 
     def release(self, stream: str, batches: frozenset[str], *, by: str, reason: str) -> Move:
         """Make refused batches pending again."""

@@ -162,8 +162,8 @@ class Registry:
 
     def quarantined(
         self, stream: str, batch_id: str, *, digest: str, error: str, reasons: Iterable[Any] = ()
-    ) -> str:
-        """Record a batch that broke its contract as a short run; return the run's id."""
+    ) -> RoundRun:
+        """Record a batch that broke its contract as a short run, and return it."""
         facts = {"decision": "quarantined", PREFIX + "error": " ".join(error.split())}
         with round_run.opened(
             self.connection, stream, batch_id, digest=digest, parent=None, tags=facts
@@ -171,7 +171,7 @@ class Registry:
             run.rename(f"{batch_id} quarantined")
             run.describe(f"**Quarantined.** {error}")
             run.json("reasons", list(reasons))
-        return run.run_id
+        return run
 
     # Moves
 

@@ -98,7 +98,7 @@ class RoundRun:
             for name, figure in figures.items():
                 path = Path(staging, folder, name if name.endswith(".png") else f"{name}.png")
                 path.parent.mkdir(parents=True, exist_ok=True)
-                figure.savefig(path, dpi=120, bbox_inches="tight")
+                figure.savefig(path, dpi=120)
             self._upload(staging)
 
     def files(self, files: Mapping[str, Path | str]) -> None:

@@ -36,6 +36,7 @@ class Intake:
         batch: where it came from.
         contract: what its columns mean.
         train: its training rows and the rehearsed ones, tokenised.
+        own_rows: how many of them are the batch's own.
         replay: what the candidate's successors will rehearse.
         selection, holdout: rows of the other two sides: text, label and slices.
         label_shares: share of each label among the training rows, in the contract's order.
@@ -44,6 +45,7 @@ class Intake:
     batch: Batch
     contract: Contract
     train: TokenTable
+    own_rows: int
     replay: Replay
     selection: pd.DataFrame
     holdout: pd.DataFrame
@@ -76,6 +78,7 @@ def take_in(
         batch=batch,
         contract=contract,
         train=train,
+        own_rows=len(train) - len(replay.rows),
         replay=replay.with_batch(batch.batch_id, held["train"], data.memory_batches),
         selection=held["selection"],
         holdout=held["holdout"],

@@ -146,15 +146,15 @@ def check_batch(batch: Batch, contract: Contract) -> None:
 def set_aside(
     stream: Stream, batch: Batch | Path, registry: Registry, problem: BatchError
 ) -> str | None:
-    """Put a batch in quarantine, and on record in MLflow; return the record's page."""
+    """Put a batch in quarantine, and on record in MLflow; return the record's page, if any."""
     quarantine(batch, problem, stream.quarantine)
     if not isinstance(batch, Batch):
         return None
     reasons = problem.reasons if isinstance(problem, ContractViolation) else []
-    registry.quarantined(
+    page = registry.quarantined(
         stream.name, batch.batch_id, digest=batch.digest, error=problem.message, reasons=reasons
     )
-    return None
+    return registry.link(page)
 
 
 def set_unreadable_aside(stream: Stream, registry: Registry) -> list[str]:
@@ -193,7 +193,7 @@ def _make_version(
         trained = run(steps.train_candidate, stream, ready, inherited, progress)
         trial = run(steps.examine, stream, ready, inherited, trained, progress)
         run(recording.write_down, page, stream, ready, trained, trial)
-        folder = recording.packed(ready, trial, Path(desk, "candidate"))
+        folder = run(recording.packed, ready, trial, Path(desk, "candidate"))
         made: Any = run(recording.register, registry, page, folder, stream, ready, trained, trial)
     return made
 

@@ -94,7 +94,7 @@ def register(
             "gauge": spec.gauge,
             "contract": ready.intake.contract.name,
             "contract_version": ready.intake.contract.version,
-            "rows": len(ready.intake.train),
+            "rows": ready.intake.own_rows,
         },
     )
     return Made(version, decision, reason, metrics, verdicts, drift, registry.link(page))
@@ -136,7 +136,8 @@ def _parameters(stream: Stream, ready: Ready, trained: Trained) -> dict[str, obj
         "base_fingerprint": spec.fingerprint[:12],
         "gaussian_weights": trained.state.posterior.size,
         "point_weights": sum(value.numel() for value in trained.state.point.values()),
-        "training_rows": len(ready.intake.train),
+        "training_rows": ready.intake.own_rows,
+        "rehearsed_rows": len(ready.intake.train) - ready.intake.own_rows,
         "holdout_rows": len(ready.intake.holdout),
         "contract_version": ready.intake.contract.version,
         "device": str(ready.model.device),

@@ -163,7 +163,7 @@ def train(
 def _described(
     state: AdapterState, stream: Stream, intake: Intake, chosen: Variant
 ) -> AdapterState:
-    absorbed = Absorbed(intake.batch.batch_id, intake.batch.digest, len(intake.train))
+    absorbed = Absorbed(intake.batch.batch_id, intake.batch.digest, intake.own_rows)
     return state.with_spec(
         kl_weight=chosen.kl_weight,
         forgetting=stream.learning.forgetting,

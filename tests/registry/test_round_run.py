@@ -79,11 +79,11 @@ def test_a_quarantined_batch_leaves_a_short_run_with_its_reasons(
     registry: Registry, stream: str, tmp_path: Path
 ) -> None:
     reasons = [{"column": "label", "check": "isin", "rows": 3}]
-    run_id = registry.quarantined(stream, "b9", digest="d9", error="3 rows\nbad", reasons=reasons)
+    run = registry.quarantined(stream, "b9", digest="d9", error="3 rows\nbad", reasons=reasons)
     client = registry.connection.client
-    tags = client.get_run(run_id).data.tags
+    tags = client.get_run(run.run_id).data.tags
     assert tags["bhpeft.decision"] == "quarantined"
     assert tags["bhpeft.error"] == "3 rows bad"
-    file = client.download_artifacts(run_id, "reasons.json", str(tmp_path))
+    file = client.download_artifacts(run.run_id, "reasons.json", str(tmp_path))
     assert json.loads(Path(file).read_text()) == reasons
     assert registry.versions(stream) == []
