@@ -64,8 +64,8 @@ class Model(Section):
     layers: int | None = Field(None, ge=1, description="keep only the base's first n layers")
     pooling: Literal["", "mean", "first", "last"] = ""
     max_length: int = Field(128, ge=8, le=8192)
-    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
-    attention: Literal["auto", "sdpa", "explicit"] = "sdpa"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    attention: Literal["auto", "sdpa", "explicit"] = "auto"
     trust_remote_code: bool = False
 
 
