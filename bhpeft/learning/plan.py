@@ -25,7 +25,8 @@ class Plan:
         batch_size: rows of a minibatch.
         learning_rate: of the means and the point weights.
         rho_learning_rate: of rho; larger, since rho ≈ log σ has to travel several units while the
-            means move by fractions of one. A twentieth of σ a step is within the noise of a draw.
+            means move by fractions of one. A small one makes first rounds longer, and better: on
+            780 sentences (one seed) 0.02 took six epochs to NLL 0.44, 0.05 three to 0.51.
         kl_learning_rate: of the plain SGD step on the KL, for variants that step it apart.
         warmup: share of all steps over which the learning rates rise from zero; they then fall
             linearly back to zero.
@@ -38,10 +39,10 @@ class Plan:
     """
 
     epochs: Count = 3
-    max_epochs: Count = 30
+    max_epochs: Count = 60
     batch_size: Count = 16
     learning_rate: Rate = 2e-3
-    rho_learning_rate: Rate = 5e-2
+    rho_learning_rate: Rate = 2e-2
     kl_learning_rate: Rate = 2e-2
     warmup: Share = 0.1
     kl_warmup: Share = 0.1
