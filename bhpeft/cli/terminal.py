@@ -46,7 +46,11 @@ class ClearErrors(TyperGroup):
 
 
 def show_error(error: BhpeftError) -> None:
-    """Print what was found, what was expected and what to do."""
+    """Print what was found, what was expected and what to do; one line where nobody watches."""
+    if not sys.stderr.isatty():
+        # A log or a script's pipe: no frame, and nothing broken over lines.
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        return
     from rich.console import Console
     from rich.panel import Panel
     from rich.text import Text
