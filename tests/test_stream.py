@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from bhpeft.errors import StreamFileError
 from bhpeft.methods import METHODS
-from bhpeft.stream import TEMPLATE, Stream, find_home, find_stream, read_stream, stream_files
+from bhpeft.stream import Stream, find_home, find_stream, read_stream, stream_files
+from bhpeft.stream_template import TEMPLATE
 
 LEAST = """
 [data]

@@ -28,7 +28,8 @@ def init(
 ) -> None:
     """Write a commented stream file and data contract for STREAM."""
     from bhpeft.data.infer import infer_contract
-    from bhpeft.stream import NAME, TEMPLATE
+    from bhpeft.stream import NAME
+    from bhpeft.stream_template import TEMPLATE
 
     if not NAME.fullmatch(stream):
         raise ConfigError(

@@ -11,7 +11,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
 
-from bhpeft.stream import TEMPLATE
+from bhpeft.stream_template import TEMPLATE
 from flows import processes
 from flows.servers import Servers, record_file, running
 
