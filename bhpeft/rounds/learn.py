@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bhpeft.data.batch import Batch, landed, unreadable
 from bhpeft.data.check import check
@@ -109,9 +109,7 @@ def learn(
     parent, mended = run(find_parent, stream, registry, lock)
     finished = _finished(batch, parent, mended)
     if finished is not None:
-        from bhpeft.rounds.recording import remembered
-
-        return _outcome(stream, batch, finished.parent, remembered(finished, registry), began)
+        return _outcome(stream, batch, finished.parent, _taken_up(finished, registry), began)
     _refuse_repetition(stream, batch, registry, parent)
     contract = load_contract(stream.contract)
     try:
@@ -123,9 +121,7 @@ def learn(
     if earlier is None:
         made = _make_version(stream, batch, contract, registry, parent, run, progress)
     else:
-        from bhpeft.rounds.recording import remembered
-
-        made = remembered(earlier, registry)
+        made = _taken_up(earlier, registry)
     run(conclude, registry, made, parent, lock, by)
     return _outcome(stream, batch, parent.number if parent else None, made, began)
 
@@ -223,7 +219,7 @@ def roll_back(
     *,
     by: str,
     reason: str,
-    learned_since: str = "refuse",
+    learned_since: Literal["refuse", "pending"] = "refuse",
     lock: Lock = nullcontext,
 ) -> Move:
     """Make a former champion the champion again; the next round starts from its posterior."""
@@ -232,7 +228,7 @@ def roll_back(
         to,
         by=by,
         reason=reason,
-        learned_since=learned_since,  # type: ignore[arg-type]
+        learned_since=learned_since,
         lock=lock,
     )
 
@@ -243,6 +239,13 @@ def _finished(batch: Batch, champion: Version | None, mended: list[Move]) -> Ver
         return None
     moved = any(move.to_version == champion.number for move in mended)
     return champion if moved else None
+
+
+def _taken_up(version: Version, registry: Registry) -> Any:
+    """Return what an interrupted attempt had already made, as its version's tags tell it."""
+    from bhpeft.rounds.recording import remembered
+
+    return remembered(version, registry)
 
 
 def _refuse_repetition(
