@@ -10,13 +10,11 @@ import os
 import re
 import tomllib
 from dataclasses import fields
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
@@ -25,16 +23,11 @@ from pydantic import (
 )
 
 from bhpeft.errors import StreamFileError, did_you_mean
+from bhpeft.operation import Approval, Schedule
+from bhpeft.section import Section
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 STREAM_FOLDERS = ("streams", "deploy/streams")
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-
-class Section(BaseModel):
-    """A table of the stream file: frozen, and without room for unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Data(Section):
@@ -122,27 +115,6 @@ class DriftColumn(Section):
     kind: Literal["", "numerical", "categorical", "text", "table"] = ""
 
 
-class Schedule(Section):
-    """When the stream looks for new batches."""
-
-    cron: str | None = None
-    interval: str | None = Field(None, description='like "30s", "5m", "2h", "1d"')
-    timezone: str = "UTC"
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Schedule:
-        if self.cron and self.interval:
-            raise ValueError("give either cron or interval, not both")
-        if self.interval:
-            _seconds(self.interval)
-        return self
-
-    @property
-    def seconds(self) -> float | None:
-        """Return the interval in seconds, if there is one."""
-        return _seconds(self.interval) if self.interval else None
-
-
 class Tracking(Section):
     """Where rounds are recorded."""
 
@@ -162,6 +134,7 @@ class Stream(Section):
     drift: dict[str, DriftColumn] = Field(default_factory=dict)
     gates: dict[str, dict[str, float] | bool] = Field(default_factory=dict)
     schedule: Schedule = Schedule()
+    approval: Approval = Approval()
     tracking: Tracking = Tracking()
 
     @field_validator("name")
@@ -270,13 +243,6 @@ def stream_files(home: Path) -> dict[str, Path]:
         for folder in STREAM_FOLDERS
         for path in sorted((home / folder).glob("*.toml"))
     }
-
-
-def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text)
-    if not match or float(match[1]) <= 0:
-        raise ValueError(f'{text!r} is not an interval like "30s", "5m", "2h" or "1d"')
-    return timedelta(**{UNITS[match[2]]: float(match[1])}).total_seconds()
 
 
 def _names(learning: dict[str, Any], table: str) -> bool:

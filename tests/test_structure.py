@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 # Arrows run from the end of this list to its beginning, never back and never sideways.
 LAYERS = (
     {"bhpeft.errors"},
-    {"bhpeft.plugins"},
+    {"bhpeft.plugins", "bhpeft.section"},
+    {"bhpeft.operation"},
     {"bhpeft.posterior"},
     {"bhpeft.methods"},
     {"bhpeft.models"},
