@@ -4,10 +4,11 @@
 #   make ui      the demo's MLflow and Prefect pages
 #   make test    all tests            make test-fast   without the stories that start servers
 #   make check   lint, format, types  make build       the wheel
+#   make bench   all benchmarks into docs/benchmarks.md; goes on where it was cut off
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup demo ui test test-fast check format build clean
+.PHONY: setup demo ui test test-fast check format bench build clean
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -81,6 +82,11 @@ check: setup
 format: setup
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+# Half an hour on two cores; both should have nothing else to do.
+bench: setup
+	@$(BIN)/python -m benchmarks all; status=$$?; \
+	 $(BIN)/python -m benchmarks.page docs/benchmarks.json && exit $$status
 
 build: setup
 	@rm -rf dist build

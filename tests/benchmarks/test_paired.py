@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from benchmarks.paired import machine, ratios, row
+from benchmarks.budget import Budget
+from benchmarks.machine import machine
+from benchmarks.paired import ratios, row
+
+TURNS = Budget(seconds=0, least=9, most=9)
 
 
 def spin(turns: int) -> int:
@@ -9,7 +13,7 @@ def spin(turns: int) -> int:
 
 def test_a_way_that_does_three_times_as_much_takes_three_times_as_long() -> None:
     """The first way is what the others are measured in."""
-    found = ratios({"once": lambda: spin(200_000), "thrice": lambda: spin(600_000)}, 9)
+    found = ratios({"once": lambda: spin(200_000), "thrice": lambda: spin(600_000)}, TURNS)
     assert found["once"] == [1.0] * 9
     figure = row("thrice ÷ once", found["thrice"], target=4)
     assert 2 < figure.low <= figure.ratio <= figure.high < 4.5
@@ -24,4 +28,4 @@ def test_a_row_holds_the_median_and_the_quartiles() -> None:
 def test_the_machine_says_what_figures_depend_on() -> None:
     found = machine()
     assert found["threads"]
-    assert set(found["versions"]) == {"torch", "transformers", "peft", "bhpeft"}
+    assert {"torch", "transformers", "peft", "bhpeft"} <= set(found["versions"])
