@@ -30,6 +30,10 @@ class Architecture:
             reads; None where it has no module of its own.
         feed_forward_output: where `feed_forward` is None, the module (h, x) ↦ LayerNorm(W h + x)
             that ends the feed-forward block.
+        key_value: inside `attention`, the linear modules of keys and of values, or the one module
+            of queries, keys and values; empty where keys cannot be made apart from queries.
+        attention_norm: the LayerNorm between a layer's input and `attention`; None where the
+            norms come after the blocks.
         attention_projection: the linear module that ends the attention block.
         feed_forward_projection: the linear module that ends the feed-forward block.
         pooling: how hidden states become one vector a row: "mean", "first" or "last".
@@ -41,6 +45,8 @@ class Architecture:
     target_modules: tuple[str, ...]
     feed_forward: str | None = None
     feed_forward_output: str | None = None
+    key_value: tuple[str, ...] = ()
+    attention_norm: str | None = None
     attention_projection: str | None = None
     feed_forward_projection: str | None = None
     pooling: str = "mean"
@@ -52,6 +58,7 @@ _BERT = Architecture(
     attention="attention.self",
     target_modules=("query", "value"),
     feed_forward_output="output",
+    key_value=("key", "value"),
     attention_projection="attention.output.dense",
     feed_forward_projection="output.dense",
 )
@@ -60,6 +67,8 @@ _LLAMA = Architecture(
     attention="self_attn",
     target_modules=("q_proj", "v_proj"),
     feed_forward="mlp",
+    key_value=("k_proj", "v_proj"),
+    attention_norm="input_layernorm",
     attention_projection="self_attn.o_proj",
     feed_forward_projection="mlp.down_proj",
     pooling="last",
@@ -86,6 +95,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention="attention",
         target_modules=("q_lin", "v_lin"),
         feed_forward="ffn",
+        key_value=("k_lin", "v_lin"),
         attention_projection="attention.out_lin",
         feed_forward_projection="ffn.lin2",
     ),
@@ -94,6 +104,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention="attn",
         target_modules=("Wqkv",),
         feed_forward="mlp",
+        key_value=("Wqkv",),
+        attention_norm="attn_norm",
         attention_projection="attn.Wo",
         feed_forward_projection="mlp.Wo",
     ),
@@ -107,6 +119,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention="attn",
         target_modules=("c_attn",),
         feed_forward="mlp",
+        # No `key_value`: it gives its output the shape of its input, whatever the layers returned.
         attention_projection="attn.c_proj",
         feed_forward_projection="mlp.c_proj",
         pooling="last",

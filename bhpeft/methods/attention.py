@@ -26,6 +26,13 @@ from bhpeft.methods.explicit_attention import explicit_attention
 # How training attends → under which name transformers knows it.
 ATTENTIONS = {"sdpa": "bhpeft_sdpa", "explicit": "bhpeft_explicit"}
 
+# Under this name a layer's options carry what stands in for its keys and values: a function
+#   (attend, module, query, attention_mask, **options) → what `attend` returns
+# of a query for some of the tokens, which knows the keys and values of all
+# (`bhpeft.models.last_layer`). It goes through the layer as an option, so that a checkpointed layer
+# gets it again when it is recomputed.
+KEYS_AND_VALUES = "bhpeft_keys_and_values"
+
 # Beyond it writing all weights down costs more than it saves: measured in bfloat16 forward and
 # backward, explicit ÷ sdpa is 0.17, 0.26, 0.43, 0.67 and 1.7 at 64, 128, 256, 512 and 1,024 tokens.
 EXPLICIT_TOKENS = 512
@@ -102,6 +109,9 @@ def attend(
     Returns:
         (rows, queries, heads, head width), and None for the attention weights.
     """
+    known = options.pop(KEYS_AND_VALUES, None)
+    if known is not None:
+        return known(partial(attend, explicit), module, query, attention_mask, **options)  # type: ignore[no-any-return]
     prefix = module._modules.get("bhpeft_prefix")
     tokens = key.shape[2]
     if prefix is not None:

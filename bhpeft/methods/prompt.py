@@ -107,6 +107,8 @@ def _leaving(prompt: PromptEmbedding) -> Any:
         # In later steps of a cached generation nothing entered, and one token comes back.
         if not prompt.active or options.get("input_ids") is not None:
             return None
+        if output["last_hidden_state"].shape[1] < options["inputs_embeds"].shape[1]:
+            return None  # the last layer ran for the pooled token only
         output["last_hidden_state"] = output["last_hidden_state"][:, prompt.length :]
         if output.get("hidden_states") is not None:
             output["hidden_states"] = tuple(h[:, prompt.length :] for h in output["hidden_states"])

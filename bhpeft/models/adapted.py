@@ -29,8 +29,9 @@ from bhpeft.methods.prefix import PrefixKeyValue
 from bhpeft.methods.sampled import sampled_linear, tile
 from bhpeft.methods.sites import INPUT
 from bhpeft.models.fold import Fold
+from bhpeft.models.last_layer import last_layer_of
 from bhpeft.models.load import LoadedBase
-from bhpeft.models.pooling import POOLINGS, mean_pooled
+from bhpeft.models.pooling import POOLINGS, POSITIONS, mean_pooled
 
 Minibatch = Mapping[str, Tensor]
 
@@ -77,6 +78,8 @@ class AdaptedModel:
         self._layers = layers_of(self.model, architecture)
         self._fold = Fold()
         self._fold.hook(self._layers)
+        # After the fold's hooks: it sees the rows as they are tiled.
+        self._last = last_layer_of(self.model, architecture) if self.pooling in POSITIONS else None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -127,8 +130,7 @@ class AdaptedModel:
         if draws is not None and not self._folds:
             return self._looped(ids, mask, per_example)
         folds = 1 if per_example or draws is None else draws
-        hidden, mask = self._hidden(ids, mask, folds)
-        pooled = POOLINGS[self.pooling](hidden, mask)
+        pooled = self._pooled(ids, mask, folds)
         if len(pooled) < folds * len(ids):
             pooled = tile(pooled, folds)
         return self.head(pooled)
@@ -185,6 +187,15 @@ class AdaptedModel:
         finally:
             for layer in layers:
                 layer.gradient_checkpointing = layer.training = False
+
+    def _pooled(self, ids: Tensor, mask: Tensor, folds: int) -> Tensor:
+        """Return one vector a row, of B or of S·B rows."""
+        if self._last is None or not self._last.ready:
+            hidden, mask = self._hidden(ids, mask, folds)
+            return POOLINGS[self.pooling](hidden, mask)
+        with self._last.at(POSITIONS[self.pooling](mask), mask.shape[1]):
+            hidden, _ = self._hidden(ids, mask, folds)
+        return hidden.squeeze(1)
 
     def _hidden(self, ids: Tensor, mask: Tensor, folds: int) -> tuple[Tensor, Tensor]:
         """Return the last hidden states and the mask, both of B or both of S·B rows."""
