@@ -86,9 +86,7 @@ def test_one_token_gets_the_logits_and_gradients_of_all(family, methods, pooling
     quick, plain = pair(family, methods, pooling)
     weights = draw(quick)
     for minibatch in (tiny.minibatch(), left_padded(tiny.minibatch())):
-        agree(
-            with_gradients(quick, weights, minibatch), with_gradients(plain, weights, minibatch)
-        )
+        agree(with_gradients(quick, weights, minibatch), with_gradients(plain, weights, minibatch))
 
 
 @pytest.mark.parametrize("rows", [1, 9])
@@ -102,9 +100,7 @@ def test_texts_without_padding_agree_too(family, rows):
             "input_ids": torch.randint(4, tiny.VOCAB, (rows, 9), generator=tiny.generator()),
             "attention_mask": torch.ones(rows, 9, dtype=torch.long),
         }
-        agree(
-            with_gradients(quick, weights, minibatch), with_gradients(plain, weights, minibatch)
-        )
+        agree(with_gradients(quick, weights, minibatch), with_gradients(plain, weights, minibatch))
 
 
 @pytest.mark.parametrize("per_example", [False, True])
