@@ -5,6 +5,7 @@ plan       epochs and learning rates
 state      the posterior on disk: safetensors and JSON
 build      the model a state describes, and the state round 0 starts from
 descent    one step down the loss
-fit        as many steps as a round needs
+course     how many steps a round needs
+fit        all of them
 predict    fixed draws, folded into one forward pass
 """

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from bhpeft.learning.state import AdapterState, Spec, gauge_of, layout
 from bhpeft.learning.variants import Variant
 from bhpeft.methods import architecture_of, method
-from bhpeft.methods.attention import use_attention
+from bhpeft.methods.attention import has_attention, use_attention
 from bhpeft.methods.prompt import PromptEmbedding
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.arithmetic import PLAIN, Arithmetic, settle
@@ -35,8 +35,11 @@ def build_model(spec: Spec, arithmetic: Arithmetic = PLAIN) -> AdaptedModel:
         config, fingerprint = identify(name, revision, spec.layers)
         arithmetic = settle(arithmetic, config, fingerprint, chosen_device())
     base = load_base(name, revision, spec.layers, arithmetic.torch_dtype)
-    if arithmetic.attention != "sdpa":
-        use_attention(base.model, architecture_of(base.model), arithmetic.attention)
+    architecture = architecture_of(base.model)
+    # On a GPU ours is worth it for its mask, which does not make the host wait.
+    ours = chosen_device().type == "cuda" and has_attention(base.model, architecture)
+    if arithmetic.attention != "sdpa" or ours:
+        use_attention(base.model, architecture, arithmetic.attention)
     model = AdaptedModel(
         base,
         [method(name, settings) for name, settings in spec.methods.items()],

@@ -43,8 +43,9 @@ from bhpeft.posterior.elbo import (
 # β2 = 0.999 and 0.99 times with 0.95.
 RHO_BETAS = (0.9, 0.95)
 
-# Reading the loss makes a GPU wait for itself, so it is read once in so many steps.
-READ_EVERY = 10
+# A point of the curve once in so many steps. To look at one makes a GPU wait for itself, so they
+# stay where they were computed and are looked at so many at a time, and whenever an epoch ends.
+READ_EVERY, READ_TOGETHER = 10, 50
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,46 @@ class Task:
 
     @property
     def steps_an_epoch(self) -> int:
-        """Return the number of minibatches in one pass over the rows."""
-        return self.rows.steps(self.plan.batch_size)
+        """Return the number of the optimiser's steps in one pass over the rows."""
+        return -(-self.rows.steps(self.plan.batch_size) // self.plan.accumulate)
+
+
+@dataclass
+class Gathered:
+    """The mean NLL of the rows gathered for a step, and its gradients.
+
+    Attributes:
+        rows: how many.
+        nll: a scalar.
+        mean, rho, point: the gradients, flat.
+    """
+
+    rows: int
+    nll: Tensor
+    mean: Tensor
+    rho: Tensor
+    point: Tensor
+
+    def joined(self, other: Gathered) -> Gathered:
+        """Return both together, each row counting the same."""
+        rows = self.rows + other.rows
+        share = other.rows / rows
+        parts = ("nll", "mean", "rho", "point")
+        pairs = ((getattr(self, part), getattr(other, part)) for part in parts)
+        return Gathered(rows, *(torch.lerp(mine, theirs, share) for mine, theirs in pairs))
 
 
 @dataclass
 class Descent:
-    """The vectors that move while a round runs, and one step of moving them."""
+    """The vectors that move while a round runs, and one step of moving them.
+
+    Attributes:
+        steps: taken so far.
+        travelled: how far rho can have moved in them, in units of rho.
+        curve: what was read off.
+        ending: where the loss stopped falling, the step and the rates' factor there; from then on
+            the rates fall to zero over what is left.
+    """
 
     task: Task
     generator: Generator
@@ -94,6 +128,11 @@ class Descent:
     point_fisher: Fisher
     curve: list[dict[str, float]] = field(default_factory=list)
     steps: int = 0
+    travelled: float = 0.0
+    ending: tuple[int, float] | None = None
+    _gathered: Gathered | None = None
+    _unread: list[tuple[dict[str, float], Tensor, Tensor]] = field(default_factory=list)
+    _epoch: Tensor | float = 0.0
 
     @classmethod
     def begin(cls, task: Task, generator: Generator) -> Descent:
@@ -115,7 +154,7 @@ class Descent:
         ]
         return cls(
             task, generator, mean, rho, point, task.prior.to(device), anchor, precision,
-            torch.optim.AdamW(groups, weight_decay=0.0, fused=device.type == "cuda"),
+            torch.optim.AdamW(groups, weight_decay=0.0, fused=device.type in ("cuda", "cpu")),
             Fisher(mean.numel(), device), Fisher(point.numel(), device),
         )  # fmt: skip
 
@@ -125,16 +164,46 @@ class Descent:
         return MeanField(self.mean, self.rho, self.prior.shapes, self.prior.scale)
 
     def step(self, minibatch: Mapping[str, Tensor], steps: int) -> None:
-        """Draw, run forward and backward in one scope, and move."""
-        noise = self._noise(len(minibatch["labels"]))
-        nll, draw_gradient, point_gradient = self._backward(minibatch, noise)
+        """Take one minibatch in and move."""
+        self.gather(minibatch)
+        self.move(steps)
+
+    def gather(self, minibatch: Mapping[str, Tensor]) -> None:
+        """Draw, run forward and backward in one scope, and keep the gradients.
+
+        Each minibatch has a draw of its own, so that several make a less noisy step than one as
+        large as all of them.
+        """
         rows = len(minibatch["labels"])
+        noise = self._noise(rows)
+        nll, draw_gradient, point_gradient = self._backward(minibatch, noise)
         self.gaussian_fisher.add(draw_gradient, rows)
         self.point_fisher.add(point_gradient, rows)
+        found = nll_gradient(self.q, noise, draw_gradient)
+        more = Gathered(rows, nll, found.mean, found.rho, point_gradient)
+        self._gathered = more if self._gathered is None else self._gathered.joined(more)
+
+    def move(self, steps: int) -> None:
+        """Take a step on what was gathered, the one of `steps` that is next."""
+        if self._gathered is None:
+            return
+        found, self._gathered = self._gathered, None
+        self._epoch = self._epoch + found.nll * found.rows
         if self.steps % READ_EVERY == 0 or self.steps == steps - 1:
-            self._read(nll, steps)
-        self._move(noise, draw_gradient, point_gradient, steps)
+            self._note(found.nll, steps)
+        self._move(found, steps)
         self.steps += 1
+
+    def epoch_loss(self) -> float:
+        """Return the loss over the rows since this was last asked: mean NLL + λ/N · KL."""
+        nll = float(self._epoch) / len(self.task.rows)
+        self._epoch = 0.0
+        scale = kl_scale(self.task.variant.kl_weight, len(self.task.rows))
+        return nll + scale * float(self.q.kl(self.prior))
+
+    def end_by(self, steps: int) -> None:
+        """Let the rates fall from here to zero, whatever the plan has left of `steps`."""
+        self.ending = (self.steps, self.task.plan.rate(self.steps, steps))
 
     def _noise(self, rows: int) -> Tensor:
         # The point estimate has no Gaussian weight, hence nothing to draw for each example.
@@ -158,25 +227,31 @@ class Descent:
             nll.backward()  # type: ignore[no-untyped-call]
         return nll.detach(), _gradient(draw), _gradient(point)
 
-    def _move(
-        self, noise: Tensor, draw_gradient: Tensor, point_gradient: Tensor, steps: int
-    ) -> None:
+    def _move(self, found: Gathered, steps: int) -> None:
         plan, variant = self.task.plan, self.task.variant
-        rate = plan.rate(self.steps, steps)
+        rate = self._rate(steps)
         scale = self._scale(steps)
-        nll, kl = nll_gradient(self.q, noise, draw_gradient), kl_gradient(self.q, self.prior)
+        kl = kl_gradient(self.q, self.prior)
         joint = 0.0 if variant.kl_by_sgd else scale
-        self.mean.grad = nll.mean + joint * kl.mean
-        self.rho.grad = nll.rho + joint * kl.rho
-        self.point.grad = self._point_gradient(point_gradient)
+        self.mean.grad = found.mean + joint * kl.mean
+        self.rho.grad = found.rho + joint * kl.rho
+        self.point.grad = self._point_gradient(found.point)
         rho_rate = plan.rho_learning_rate * variant.rho_step
         rates = (plan.learning_rate, rho_rate, plan.learning_rate)
         for group, base in zip(self.optimiser.param_groups, rates, strict=True):
             group["lr"] = base * rate
         self.optimiser.step()
+        self.travelled += rho_rate * rate
         if variant.kl_by_sgd:
             self.mean.sub_(kl.mean, alpha=plan.kl_learning_rate * rate * scale)
             self.rho.sub_(kl.rho, alpha=plan.kl_learning_rate * rate * scale)
+
+    def _rate(self, steps: int) -> float:
+        """Return the learning rates' factor at this step."""
+        if self.ending is None:
+            return self.task.plan.rate(self.steps, steps)
+        begun, rate = self.ending
+        return rate * (steps - self.steps) / (steps - begun)
 
     def _scale(self, steps: int) -> float:
         """Return λ/N times the step's share of the KL."""
@@ -196,24 +271,39 @@ class Descent:
         anchor = kl_scale(task.variant.kl_weight, len(task.rows)) * self.precision
         return gradient + anchor * (self.point - self.anchor)
 
-    def _read(self, nll: Tensor, steps: int) -> None:
-        kl = float(self.q.kl(self.prior))
-        value = float(nll)
-        if not math.isfinite(value) or not math.isfinite(kl):
-            raise diverged(f"at step {self.steps} of {steps}", f"NLL {value}, KL {kl} nats")
-        rate = self.task.plan.rate(self.steps, steps)
-        self.curve.append(
-            {
-                "step": self.steps,
-                "nll": value,
-                "kl": kl,
-                "loss": value + self._scale(steps) * kl,
-                "learning_rate": rate * self.task.plan.learning_rate,
-            }
-        )
+    def _note(self, nll: Tensor, steps: int) -> None:
+        """Keep a point of the curve where it was computed."""
+        known = {"step": self.steps, "of": steps, "scale": self._scale(steps)}
+        known["learning_rate"] = self._rate(steps) * self.task.plan.learning_rate
+        self._unread.append((known, nll, self.q.kl(self.prior)))
+        if len(self._unread) >= READ_TOGETHER:
+            self.read()
+
+    def read(self) -> None:
+        """Look at the points of the curve that were noted.
+
+        Raises:
+            Diverged: one is not finite.
+        """
+        if not self._unread:
+            return
+        known, nlls, kls = zip(*self._unread, strict=True)
+        self._unread.clear()
+        found = torch.stack([torch.stack(nlls).double(), torch.stack(kls).double()], dim=1)
+        for at, (nll, kl) in zip(known, found.tolist(), strict=True):
+            step, of, scale = int(at["step"]), int(at["of"]), at["scale"]
+            if not math.isfinite(nll) or not math.isfinite(kl):
+                raise diverged(f"at step {step} of {of}", f"NLL {nll}, KL {kl} nats")
+            point = {"step": step, "nll": nll, "kl": kl, "loss": nll + scale * kl}
+            self.curve.append(point | {"learning_rate": at["learning_rate"]})
 
     def finished(self) -> AdapterState:
-        """Return the candidate, moved back to the CPU."""
+        """Return the candidate, moved back to the CPU.
+
+        Raises:
+            Diverged: something is not finite.
+        """
+        self.read()
         for name, vector in (("mean", self.mean), ("rho", self.rho), ("point", self.point)):
             if not bool(torch.isfinite(vector).all()):
                 raise diverged("at its last steps", f"a {name} that is not finite")

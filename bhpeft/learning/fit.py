@@ -1,25 +1,26 @@
 """Learn one batch: pass over it until σ has had the way it needs, and return the posterior.
 
-The loss and one step of it are in `bhpeft.learning.descent`; the scaling of the KL is explained in
-`bhpeft.posterior.elbo`.
+The loss and one step of it are in `bhpeft.learning.descent`, how many there are in
+`bhpeft.learning.course`; the scaling of the KL is explained in `bhpeft.posterior.elbo`.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 
 from torch import Generator
 
 from bhpeft.errors import FitError
-from bhpeft.learning.descent import Descent, Task, diverged
-from bhpeft.learning.fisher import Fisher
+from bhpeft.learning.course import Course
+from bhpeft.learning.descent import Descent, Task
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.state import AdapterState
-from bhpeft.posterior.elbo import check_rho_travel, rho_travel
+from bhpeft.models.adapted import Minibatch
+from bhpeft.models.transfer import on_device
 
 __all__ = ["Fitted", "Task", "Watch", "fit"]
 
@@ -37,6 +38,7 @@ class Fitted:
         steps, epochs, seconds: how long it took.
         travel_met: whether rho could have reached its optimum; None where nothing is Gaussian or
             the KL is stepped by SGD, whose travel has no such bound.
+        settled: whether it ended early because the loss had stopped falling.
     """
 
     state: AdapterState
@@ -45,6 +47,7 @@ class Fitted:
     epochs: int
     seconds: float
     travel_met: bool | None
+    settled: bool = False
 
 
 def fit(task: Task, generator: Generator, watch: Watch | None = None) -> Fitted:
@@ -62,55 +65,35 @@ def fit(task: Task, generator: Generator, watch: Watch | None = None) -> Fitted:
     """
     _check_rows(task)
     began = time.monotonic()
-    descent = Descent.begin(task, generator)
-    epochs, met = task.plan.epochs, None
+    descent, course = Descent.begin(task, generator), Course(task, task.plan.epochs)
     with _mode(task):
-        epoch = 0
-        while epoch < epochs:
-            steps = epochs * task.steps_an_epoch
-            for minibatch in task.rows.minibatches(task.plan.batch_size, generator):
-                descent.step(minibatch, steps)
+        for epoch in course:
+            for group in _groups(task, generator):
+                for minibatch in group:
+                    descent.gather(minibatch)
+                descent.move(course.steps)
                 _check_time(task.plan, began)
                 if watch:
-                    watch(descent.steps, steps)
-            epoch += 1
-            if epoch == 1:
-                epochs, met = _lengthened(task, descent.gaussian_fisher)
+                    watch(descent.steps, course.steps)
+            descent.read()
+            course.judge(epoch, descent)
     return Fitted(
         state=descent.finished(),
         curve=descent.curve,
         steps=descent.steps,
-        epochs=epochs,
+        epochs=course.epochs,
         seconds=time.monotonic() - began,
-        travel_met=met,
+        travel_met=course.travel_met,
+        settled=course.settled,
     )
 
 
-def _lengthened(task: Task, fisher: Fisher) -> tuple[int, bool | None]:
-    """Return how many epochs σ needs to arrive, and whether it was checked.
-
-    After one epoch the curvature is known, and the way rho still has to go with it.
-    """
-    plan, q = task.plan, task.start.posterior
-    if q.size == 0 or task.variant.kl_by_sgd:
-        return plan.epochs, None
-    curvature = float(fisher.one_row.mean())
-    if not math.isfinite(curvature):
-        raise diverged("in its first epoch", f"a mean squared gradient of {curvature}")
-    way = {
-        "start_std": float(q.std.median()),
-        "prior_std": float(task.prior.std.median()),
-        "rows": len(task.rows),
-        "curvature": curvature,
-        "kl_weight": task.variant.kl_weight,
-        "scale": q.scale,
-    }
-    for epochs in range(plan.epochs, max(plan.epochs, plan.max_epochs) + 1):
-        budget = plan.rho_travel(epochs * task.steps_an_epoch) * task.variant.rho_step
-        if rho_travel(budget, **way).needed <= budget:  # type: ignore[arg-type]
-            return epochs, True
-    check_rho_travel(budget, **way, steps=epochs * task.steps_an_epoch)  # type: ignore[arg-type]
-    return epochs, True
+def _groups(task: Task, generator: Generator) -> Iterator[list[Minibatch]]:
+    """Yield the minibatches of an epoch, as many together as one step is made from."""
+    minibatches = task.rows.minibatches(task.plan.batch_size, generator)
+    moved = on_device(minibatches, task.model.device)
+    while group := list(islice(moved, task.plan.accumulate)):
+        yield group
 
 
 def _mode(task: Task) -> AbstractContextManager[None]:

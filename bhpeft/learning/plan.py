@@ -13,6 +13,10 @@ Count = Annotated[int, Field(ge=1, strict=True)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 
+# Nats a row by which an epoch's loss has to fall to count as falling: a tenth of what the gate on
+# the NLL lets a candidate be worse by.
+PLATEAU = 1e-3
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -23,6 +27,11 @@ class Plan:
         max_epochs: how far a round may be lengthened so that σ can reach its optimum; beyond it
             the round fails with `RhoTravelTooShort` rather than report its start as a posterior.
         batch_size: rows of a minibatch.
+        accumulate: minibatches whose gradients are averaged into one step, for larger steps than
+            fit into memory.
+        patience: the round ends early when the loss over an epoch (−ELBO/N) has not fallen by
+            `PLATEAU` for so many epochs; one last epoch brings the learning rates down to zero.
+            Never before σ can have arrived. 0 trains all epochs.
         learning_rate: of the means and the point weights.
         rho_learning_rate: of rho; larger, since rho ≈ log σ has to travel several units while the
             means move by fractions of one. A small one makes first rounds longer, and better: on
@@ -41,6 +50,8 @@ class Plan:
     epochs: Count = 3
     max_epochs: Count = 60
     batch_size: Count = 16
+    accumulate: Count = 1
+    patience: Annotated[int, Field(ge=0, strict=True)] = 0
     learning_rate: Rate = 2e-3
     rho_learning_rate: Rate = 2e-2
     kl_learning_rate: Rate = 2e-2

@@ -75,8 +75,20 @@ def use_attention(
         return
     chosen = attention or "sdpa"
     AttentionInterface.register(ATTENTIONS[chosen], partial(attend, chosen == "explicit"))
-    AttentionMaskInterface.register(ATTENTIONS[chosen], sdpa_mask)
+    AttentionMaskInterface.register(ATTENTIONS[chosen], unseen_mask)
     model.set_attn_implementation(ATTENTIONS[chosen])
+
+
+def unseen_mask(*sizes: Any, **options: Any) -> Tensor | None:
+    """Return `sdpa_mask`'s, without looking at a device's numbers.
+
+    It leaves the mask out where nothing is hidden. To find out is free on a CPU, and on a GPU makes
+    the host wait for all that was asked of it before.
+    """
+    if torch.device(options.get("device", "cpu")).type != "cpu":
+        options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    mask: Tensor | None = sdpa_mask(*sizes, **options)
+    return mask
 
 
 def attention_of(model: PreTrainedModel) -> str:

@@ -158,6 +158,7 @@ def _metrics(trained: Trained, trial: Trial) -> dict[str, float]:
         "training/steps": float(fitted.steps),
         "training/epochs": float(fitted.epochs),
         "training/seconds": fitted.seconds,
+        "training/settled": float(fitted.settled),
     }
 
 

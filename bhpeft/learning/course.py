@@ -1,0 +1,103 @@
+"""Decide how many epochs a round takes: lengthened until σ can arrive, ended on a plateau.
+
+After one epoch the curvature is known, and with it how far rho has to go
+(`bhpeft.posterior.elbo.rho_travel`): the round is lengthened until its learning rates add up to
+that. With `plan.patience` it may end before: once the loss over an epoch has stopped falling, and
+if what rho has travelled and will travel in a last epoch is enough. Over that last epoch the rates
+fall to zero from where they are, since a mean taken while they are large is a noisy one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bhpeft.learning.descent import Descent, Task, diverged
+from bhpeft.learning.plan import PLATEAU
+from bhpeft.posterior.elbo import check_rho_travel, rho_travel
+
+
+@dataclass
+class Course:
+    """How far a round goes; iterating over it gives its epochs, counted from 1.
+
+    Attributes:
+        task: what is learned.
+        epochs: how many there are to be, as far as is known.
+        travel_met: whether rho was found to have the way it needs; None where that has no bound.
+        settled: whether the loss stopped falling before the end.
+    """
+
+    task: Task
+    epochs: int
+    travel_met: bool | None = None
+    settled: bool = False
+    _needed: float = 0.0
+    _least: float = math.inf
+    _waited: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Return how many steps there are to be."""
+        return self.epochs * self.task.steps_an_epoch
+
+    def __iter__(self) -> Iterator[int]:
+        epoch = 0
+        while epoch < self.epochs:
+            epoch += 1
+            yield epoch
+
+    def judge(self, epoch: int, descent: Descent) -> None:
+        """Lengthen or shorten the round after an epoch.
+
+        Raises:
+            Diverged: the curvature is not finite.
+            RhoTravelTooShort: σ cannot reach its optimum within `plan.max_epochs`.
+        """
+        if epoch == 1:
+            self._lengthen(float(descent.gaussian_fisher.one_row.mean()))
+        if self.task.plan.patience and not self.settled:
+            self._wait(descent.epoch_loss())
+            if self._waited >= self.task.plan.patience and epoch + 1 < self.epochs:
+                self._end_after(epoch + 1, descent)
+
+    def _lengthen(self, curvature: float) -> None:
+        task, plan, q = self.task, self.task.plan, self.task.start.posterior
+        if q.size == 0 or task.variant.kl_by_sgd:
+            return
+        if not math.isfinite(curvature):
+            raise diverged("in its first epoch", f"a mean squared gradient of {curvature}")
+        way = {
+            "start_std": float(q.std.median()),
+            "prior_std": float(task.prior.std.median()),
+            "rows": len(task.rows),
+            "curvature": curvature,
+            "kl_weight": task.variant.kl_weight,
+            "scale": q.scale,
+        }
+        self.travel_met = True
+        for epochs in range(plan.epochs, max(plan.epochs, plan.max_epochs) + 1):
+            self.epochs = epochs
+            budget = plan.rho_travel(self.steps) * task.variant.rho_step
+            travel = rho_travel(budget, **way)  # type: ignore[arg-type]
+            self._needed = travel.needed
+            if travel.needed <= budget:
+                return
+        check_rho_travel(budget, **way, steps=self.steps)  # type: ignore[arg-type]
+
+    def _wait(self, loss: float) -> None:
+        if loss < self._least - PLATEAU:
+            self._least, self._waited = loss, 0
+        else:
+            self._waited += 1
+
+    def _end_after(self, epochs: int, descent: Descent) -> None:
+        """End after so many epochs in all, if rho can have arrived by then."""
+        plan, variant = self.task.plan, self.task.variant
+        # The rates fall linearly, so the last epoch is worth half of what they are at its start.
+        rate = plan.rate(descent.steps, self.steps) * plan.rho_learning_rate * variant.rho_step
+        left = rate * (self.task.steps_an_epoch + 1) / 2
+        if descent.travelled + left >= self._needed:
+            descent.end_by(self.steps)
+            self.epochs, self.settled = epochs, True
