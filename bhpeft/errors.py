@@ -11,6 +11,8 @@
     │   ├── BatchEmpty             it has no rows to learn from
     │   ├── BatchAlreadyLearned    the champion's chain holds it
     │   └── ContractViolation      its rows break the contract; carries them
+    ├── LandingError             where batches land cannot be used; no batch is to blame
+    │   └── LandingUnreachable     the store does not answer; worth a retry
     ├── ModelError               the base model cannot be used
     │   ├── UnsupportedModel       a method has no place in it
     │   └── BaseModelMismatch      it is not the one the posterior was learned on
@@ -115,6 +117,14 @@ class ContractViolation(BatchError):
     def __init__(self, what: str, *, reasons: Sequence[dict[str, Any]] = (), **context: str):
         self.reasons = list(reasons)
         super().__init__(what, **context)
+
+
+class LandingError(BhpeftError):
+    """The place where batches land cannot be used; the batches in it are not to blame."""
+
+
+class LandingUnreachable(LandingError):
+    """The object store or table where batches land does not answer."""
 
 
 class ModelError(BhpeftError):

@@ -22,31 +22,13 @@ from pydantic import (
     model_validator,
 )
 
+from bhpeft.delivery import Data
 from bhpeft.errors import StreamFileError, did_you_mean
 from bhpeft.operation import Approval, Schedule
 from bhpeft.section import Section
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 STREAM_FOLDERS = ("streams", "deploy/streams")
-
-
-class Data(Section):
-    """Where batches land, what they must look like, and how rows are kept apart."""
-
-    contract: Path
-    landing: Path = Field(Path("landing"), description="batches land in <landing>/<stream>/")
-    quarantine: Path = Field(Path("quarantine"), description="refused ones are explained here")
-    holdout: float = Field(0.2, gt=0, lt=0.9, description="share of rows no training ever sees")
-    selection: float = Field(0.1, ge=0, lt=0.9, description="share for choices no gate looks at")
-    memory_rows: int = Field(500, ge=0, description="hold-out rows kept of each batch")
-    replay_rows: int = Field(0, ge=0, description="training rows of each batch to rehearse")
-    memory_batches: int = Field(5, ge=1, description="batches whose hold-out rows are kept")
-
-    @model_validator(mode="after")
-    def _leave_rows_to_train_on(self) -> Data:
-        if self.holdout + self.selection >= 1:
-            raise ValueError("holdout and selection must add up to less than 1")
-        return self
 
 
 class Model(Section):
@@ -151,8 +133,13 @@ class Stream(Section):
 
     @property
     def landing(self) -> Path:
-        """Return the folder in which each stream has a folder of batches."""
+        """Return the folder in which each stream has a folder of batches, if it is a folder."""
         return self.home / self.data.landing
+
+    @property
+    def location(self) -> str:
+        """Return where batches land: a folder, a bucket's or a table's address."""
+        return self.data.location(self.home)
 
     @property
     def quarantine(self) -> Path:

@@ -24,3 +24,5 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # What this machine was measured to be fastest in is kept apart from the developer's own.
 os.environ.setdefault("BHPEFT_CACHE", os.path.join(tempfile.gettempdir(), "bhpeft-tests"))
+
+pytest_plugins = ["tests.object_store"]

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"bhpeft.errors"},
     {"bhpeft.plugins", "bhpeft.section"},
-    {"bhpeft.operation"},
+    {"bhpeft.operation", "bhpeft.delivery"},
     {"bhpeft.posterior"},
     {"bhpeft.methods"},
     {"bhpeft.models"},

@@ -74,12 +74,13 @@ def land(
     """Land FILE as a batch of STREAM: all of it, checked, or nothing."""
     from bhpeft.data.contract import load_contract
     from bhpeft.data.land import land as land_file
+    from bhpeft.rounds.backlog import landing_of
     from bhpeft.stream import find_stream
 
     config = find_stream(stream, home)
     batch = land_file(
         file,
-        config.landing,
+        landing_of(config),
         load_contract(config.contract),
         config.name,
         batch_id=batch_id or None,
@@ -88,9 +89,9 @@ def land(
     )
     if as_json:
         facts = {"batch": batch.batch_id, "rows": batch.rows, "digest": batch.digest}
-        show_json({"stream": config.name, **facts, "folder": batch.folder})
+        show_json({"stream": config.name, **facts, "folder": batch.address})
     else:
-        say(f"landed [bold]{batch.batch_id}[/bold]: {batch.rows} rows in {batch.folder}")
+        say(f"landed [bold]{batch.batch_id}[/bold]: {batch.rows} rows in {batch.address}")
 
 
 def _refuse_to_overwrite(paths: list[Path], force: bool) -> None:

@@ -12,71 +12,57 @@ another name is recognised as the batch it is.
 from __future__ import annotations
 
 import hashlib
-import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from bhpeft.data.manifest import MANIFEST, Manifest, Part, parse_manifest, safe_name
+from bhpeft.errors import BatchCorrupt, BatchError, BatchIncomplete
 
-from bhpeft.errors import BatchCorrupt, BatchError, BatchIncomplete, did_you_mean
-
-MANIFEST = "_manifest.json"
-
-# One path component, never hidden, never `..`: an id or a file name cannot leave its folder.
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-def safe_name(name: str) -> str:
-    """Return `name` if it is safe as a folder's or file's name.
-
-    Raises:
-        ValueError: it is not 1 to 100 letters, digits, dots, dashes and underscores, or does not
-            begin with a letter or a digit.
-    """
-    if not _SAFE_NAME.fullmatch(name):
-        raise ValueError(
-            f"{name[:120]!r} is not 1 to 100 of A-Z a-z 0-9 . _ - beginning with a letter "
-            "or a digit"
-        )
-    return name
-
-
-class Part(BaseModel):
-    """Describe one Parquet file of a batch."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Annotated[str, AfterValidator(safe_name)]
-    size: Annotated[int, Field(ge=0)]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    rows: Annotated[int, Field(ge=0)]
-
-
-class Manifest(BaseModel):
-    """Describe a batch; its stream and id are the names of its folders."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    files: Annotated[tuple[Part, ...], Field(min_length=1)]
-    rows: Annotated[int, Field(ge=0)]
-    contract: str | None = None
-    contract_version: str
-    event_time: AwareDatetime
-    landed_at: AwareDatetime | None = None
+__all__ = [
+    "MANIFEST",
+    "Manifest",
+    "Part",
+    "parse_manifest",
+    "safe_name",
+    "Batch",
+    "Unreadable",
+    "open_batch",
+    "landed",
+    "incomplete",
+    "unreadable",
+    "digest_of",
+    "folder_digest",
+    "file_sha256",
+    "verify_files",
+]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Name a landed batch and where it lies."""
+    """Name a landed batch and where it lies.
+
+    Attributes:
+        stream, batch_id: the names of its folders.
+        folder: its files on this machine; those of a store are there once they are staged.
+        manifest: what its files hold.
+        digest: the identity of its content.
+        origin: its address in a store or table; empty where it landed in `folder` itself.
+    """
 
     stream: str
     batch_id: str
     folder: Path
     manifest: Manifest
     digest: str
+    origin: str = ""
+
+    @property
+    def address(self) -> str:
+        """Return where the batch landed, for people."""
+        return self.origin or str(self.folder)
 
     @property
     def rows(self) -> int:
@@ -97,6 +83,24 @@ class Batch:
     def paths(self) -> tuple[Path, ...]:
         """Return the parts' files in the order of the manifest, which is the order of the rows."""
         return tuple(self.folder / part.name for part in self.manifest.files)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Name something that landed and is no batch: its manifest or its name is wrong.
+
+    Attributes:
+        stream, batch_id: the names of its folders.
+        address: where it lies.
+        digest: of whatever it holds.
+        error: what is wrong with it.
+    """
+
+    stream: str
+    batch_id: str
+    address: str
+    digest: str
+    error: BatchError
 
 
 def open_batch(folder: Path | str, verify: bool = True) -> Batch:
@@ -165,10 +169,10 @@ def folder_digest(folder: Path | str) -> str:
         return open_batch(folder, verify=False).digest
     except BatchError:
         manifest = folder / MANIFEST
-        if manifest.exists():
+        if manifest.is_file() and not manifest.is_symlink():
             return digest_of([file_sha256(manifest)])
         # Not the digest of the batch it becomes once its manifest is written.
-        files = sorted(path for path in folder.iterdir() if path.is_file())
+        files = sorted(p for p in folder.iterdir() if p.is_file() and not p.is_symlink())
         return digest_of(["no manifest", *(file_sha256(path) for path in files)])
 
 
@@ -197,6 +201,9 @@ def verify_files(batch: Batch) -> None:
             f"exactly {', '.join(sorted(named))}",
         )
     for part, path in zip(batch.manifest.files, batch.paths, strict=True):
+        # A link could lead anywhere, and a pipe would make us wait for ever.
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise _no_file(batch.folder, path)
         size = path.stat().st_size
         if size != part.size:
             raise _corrupt(batch.folder, f"{part.name} of {size} bytes", f"{part.size} bytes")
@@ -215,6 +222,10 @@ def _corrupt(folder: Path, found: str, expected: str) -> BatchCorrupt:
     )
 
 
+def _no_file(folder: Path, path: Path) -> BatchCorrupt:
+    return _corrupt(folder, f"{path.name}, which is a link or a device", "a plain file")
+
+
 def _candidates(landing: Path | str, stream: str | None, hidden: bool = False) -> Iterator[Path]:
     root = Path(landing) if stream is None else Path(landing) / stream
     if not root.is_dir():
@@ -226,6 +237,8 @@ def _candidates(landing: Path | str, stream: str | None, hidden: bool = False) -
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise _no_file(folder, path)
     if not path.is_file():
         raise BatchIncomplete(
             f"{folder} is not a batch yet",
@@ -234,27 +247,12 @@ def _read_manifest(folder: Path) -> Manifest:
             remedy="Wait for the producer, or land the data with `bhpeft land`.",
         )
     try:
-        safe_name(folder.resolve().name)
-        return Manifest.model_validate_json(path.read_bytes())
-    except (ValueError, OSError) as problem:
+        content = path.read_bytes()
+    except OSError as problem:
         raise BatchCorrupt(
             f"The manifest {path} cannot be read",
-            found=_problem(problem),
-            expected="files (name, size, sha256, rows), rows, contract_version, event_time",
-            remedy="Land the data again, for example with `bhpeft land`.",
+            found=str(problem),
+            expected="a file this user may read",
+            remedy="Mend its permissions, or land the data again.",
         ) from problem
-
-
-def _problem(problem: ValueError | OSError) -> str:
-    if not isinstance(problem, ValidationError):
-        return str(problem)
-    return "; ".join(_one(error) for error in problem.errors()[:3])
-
-
-def _one(error: Any) -> str:
-    place = ".".join(str(step) for step in error["loc"])
-    hint = ""
-    if error["type"] == "extra_forbidden":
-        known = Part.model_fields if place.startswith("files.") else Manifest.model_fields
-        hint = f" {did_you_mean(str(error['loc'][-1]), known)}"
-    return f"{place or 'document'}: {error['msg']}{hint}"
+    return parse_manifest(content, str(folder), folder.resolve().name)

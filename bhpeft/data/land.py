@@ -1,7 +1,8 @@
 """Land a file as a batch: all of it or nothing, at once.
 
-Everything is written into a hidden folder beside the batches, flushed to the disk, the manifest
-last, and then renamed. Whoever looks sees no batch or a whole one, whenever the power fails.
+Everything is written into a hidden folder, flushed to the disk, the manifest last, and then
+renamed; in a bucket the manifest comes last too. Whoever looks sees no batch or a whole one,
+whenever the power fails.
 Parquet is copied byte by byte, so that its digest is the producer's own; CSV and JSON lines are
 converted to Parquet in the contract's types. Memory holds one block of rows.
 """
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -22,19 +22,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bhpeft.data.batch import (
-    MANIFEST,
-    Batch,
-    Manifest,
-    Part,
-    digest_of,
-    file_sha256,
-    landed,
-    open_batch,
-    safe_name,
-)
+from bhpeft.data.batch import Batch, Manifest, Part, digest_of, file_sha256, safe_name
 from bhpeft.data.check import check
 from bhpeft.data.contract import Contract
+from bhpeft.data.landing_folder import Folder, flush
+from bhpeft.data.landings import Landing
 from bhpeft.data.sources import SOURCES, Reader
 from bhpeft.errors import BatchCorrupt, BatchEmpty, BatchError, did_you_mean
 
@@ -43,21 +35,21 @@ logger = logging.getLogger(__name__)
 
 def land(
     source: Path | str,
-    landing: Path | str,
+    landing: Landing | Path | str,
     contract: Contract,
     stream: str,
     batch_id: str | None = None,
     event_time: datetime | None = None,
     validate: bool = True,
 ) -> Batch:
-    """Land a file as the batch `landing/<stream>/<batch_id>`.
+    """Land a file as a batch, in a folder `landing/<stream>/<batch_id>` or in a bucket.
 
     Content that has landed before is not landed again: the batch it is in is returned, whatever
     its id.
 
     Args:
         source: a Parquet, CSV or JSON-lines file, or a folder of Parquet files.
-        landing: the landing folder of all streams.
+        landing: where the stream's batches land, or the landing folder of all streams.
         contract: the stream's contract.
         stream: the stream's name, a folder's name.
         batch_id: a folder's name; by default the event time and the digest's first digits.
@@ -69,14 +61,16 @@ def land(
         ContractViolation, BatchEmpty: the data breaks its contract; nothing was landed.
         BatchCorrupt: the source cannot be read; nothing was landed.
         BatchError: the id is unsafe or taken, or the disk is full; nothing was landed.
+        LandingError: the store does not answer; nothing was landed.
     """
-    source, stream_folder = Path(source), Path(landing) / _named(stream, "stream")
+    source, place = Path(source), _place(landing, _named(stream, "stream"))
     if batch_id is not None:
         _named(batch_id, "batch id")
-    with _hidden_folder(stream_folder) as folder:
+    with _hidden_folder(place.desk) as folder:
         parts = _write_parts(source, folder, contract)
         digest = digest_of([part.sha256 for part in parts])
-        if (earlier := _already_landed(stream_folder, digest)) is not None:
+        if (earlier := place.holding(digest)) is not None:
+            logger.info("this content has landed already as %s/%s", stream, earlier.batch_id)
             return earlier
         manifest = Manifest(
             files=tuple(parts),
@@ -89,9 +83,11 @@ def land(
         name = batch_id or f"{manifest.event_time.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest[:8]}"
         if validate:
             check(Batch(stream, name, folder, manifest, digest), contract)
-        _write_durably(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
-        _publish(folder, stream_folder / name)
-    return open_batch(stream_folder / name, verify=False)
+        return _publish(place, folder, name, manifest)
+
+
+def _place(landing: Landing | Path | str, stream: str) -> Landing:
+    return Folder(Path(landing), stream) if isinstance(landing, Path | str) else landing
 
 
 @contextmanager
@@ -141,7 +137,7 @@ def _copied(source: Path, target: Path) -> Part:
             remedy="Write or copy it again; it looks truncated.",
         ) from problem
     shutil.copyfile(source, target)
-    _flush(target)
+    flush(target)
     return _part(target, rows)
 
 
@@ -158,7 +154,7 @@ def _converted(reader: Reader, source: Path, target: Path, contract: Contract) -
             writer.close()
     if writer is None:
         raise BatchEmpty(f"{source} is empty", found="0 rows", expected="at least one")
-    _flush(target)
+    flush(target)
     return _part(target, rows)
 
 
@@ -184,42 +180,8 @@ def _aware(time: datetime) -> datetime:
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
-def _already_landed(stream_folder: Path, digest: str) -> Batch | None:
-    for batch in landed(stream_folder):
-        if batch.digest == digest:
-            logger.info("this content has already landed as %s/%s", batch.stream, batch.batch_id)
-            return batch
-    return None
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    _flush(path)
-
-
-def _publish(folder: Path, target: Path) -> None:
-    _flush(folder)
-    try:
-        os.replace(folder, target)
-    except OSError as problem:
-        if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise
-        raise BatchError(
-            f"The batch id {target.name!r} is taken",
-            found=f"other content in {target}",
-            expected="a new batch id",
-            remedy="Choose another --batch-id; a landed batch is never changed in place.",
-        ) from problem
-    _flush(target.parent)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file or a folder's list of names is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _publish(place: Landing, folder: Path, name: str, manifest: Manifest) -> Batch:
+    return place.publish(folder, name, manifest)
 
 
 def _named(name: str, what: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bhpeft.data.batch import Batch, folder_digest, open_batch
+from bhpeft.data.batch import Batch, Unreadable, folder_digest
 from bhpeft.data.row_checks import ROW_NUMBERS, pick_rows
 from bhpeft.errors import BatchError, ContractViolation
 
@@ -37,25 +37,25 @@ LONGEST_TEXT = 10_000
 Record = dict[str, Any]
 
 
-def quarantine(batch: Batch | Path, error: BatchError, folder: Path | str) -> Path:
+def quarantine(batch: Batch | Unreadable | Path, error: BatchError, folder: Path | str) -> Path:
     """Record why a batch cannot be learned; return the record's folder.
 
     Args:
-        batch: the batch, or its folder when it could not be opened.
+        batch: the batch, or what landed and could not be opened, or its folder.
         error: what was wrong with it.
         folder: the stream's quarantine folder.
     """
-    where = batch.folder if isinstance(batch, Batch) else Path(batch)
-    digest = batch.digest if isinstance(batch, Batch) else folder_digest(where)
-    target = Path(folder) / f"{_printable(where.resolve().name)}-{digest[:8]}"
+    if isinstance(batch, Path):
+        batch = _lying(batch, error)
+    target = Path(folder) / f"{_printable(batch.batch_id)}-{batch.digest[:8]}"
     if (target / RECORD).exists():
         (target / RELEASED).unlink(missing_ok=True)
         return target
     record: Record = {
-        "batch_id": where.resolve().name,
-        "stream": where.resolve().parent.name,
-        "folder": str(where),
-        "digest": digest,
+        "batch_id": batch.batch_id,
+        "stream": batch.stream,
+        "folder": batch.address,
+        "digest": batch.digest,
         "error": type(error).__name__,
         "message": error.message,
         "reasons": error.reasons if isinstance(error, ContractViolation) else [],
@@ -64,7 +64,7 @@ def quarantine(batch: Batch | Path, error: BatchError, folder: Path | str) -> Pa
     hidden = Path(folder) / f".quarantine-{uuid.uuid4().hex}"
     try:
         hidden.mkdir(parents=True)
-        rows = _failing_rows(where, record["reasons"])
+        rows = _failing_rows(batch, record["reasons"])
         if rows is not None:
             pq.write_table(rows, hidden / "rows.parquet")
         text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
@@ -111,20 +111,25 @@ def release(folder: Path | str, digest: str, who: str, why: str) -> Path:
     )
 
 
-def _failing_rows(where: Path, reasons: list[dict[str, Any]]) -> pa.Table | None:
+def _lying(folder: Path, error: BatchError) -> Unreadable:
+    here = folder.resolve()
+    return Unreadable(here.parent.name, here.name, str(folder), folder_digest(folder), error)
+
+
+def _failing_rows(batch: Batch | Unreadable, reasons: list[dict[str, Any]]) -> pa.Table | None:
     """Return the rows the reasons name, each with its number and what is wrong with it."""
     wrong: dict[int, list[str]] = {}
     for reason in reasons:
         for number in reason.get("row_numbers", []):
             wrong.setdefault(number, []).append(f"{reason['column']}: {reason['check']}")
     numbers = sorted(wrong)[:ROW_NUMBERS]
-    if not numbers:
+    if not numbers or isinstance(batch, Unreadable):
         return None
     try:
-        rows = pick_rows(open_batch(where, verify=False), numbers, longest=LONGEST_TEXT)
+        rows = pick_rows(batch, numbers, longest=LONGEST_TEXT)
     except BatchError as problem:
         # The record matters more than the rows, and the rows are still in the batch.
-        logger.warning("no rows could be put in quarantine with %s: %s", where, problem)
+        logger.warning("no rows could be put in quarantine with %s: %s", batch.address, problem)
         return None
     return _table([{"_row": n, "_reasons": "; ".join(wrong[n]), **row} for n, row in rows.items()])
 

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bhpeft.data.batch import Batch, landed, unreadable
+from bhpeft.data.batch import Batch, Unreadable
 from bhpeft.data.check import check
 from bhpeft.data.contract import Contract, load_contract
 from bhpeft.data.quarantine import quarantine, quarantined
 from bhpeft.errors import BatchAlreadyLearned, BatchError, ContractViolation
 from bhpeft.registry import Move, Registry, Version
+from bhpeft.rounds.backlog import landing_of
 from bhpeft.stream import Stream
 
 Run = Callable[..., Any]
@@ -61,24 +62,6 @@ def direct(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return step(*args, **kwargs)
 
 
-def pending(stream: Stream, registry: Registry) -> list[Batch]:
-    """Return the batches still to be learned, oldest first.
-
-    pending = landed − learned by the champion's chain − refused − held − quarantined. A batch
-    delivered twice under two names is one batch.
-    """
-    champion = registry.champion(stream.name)
-    settled = set(registry.learned(stream.name, champion.number if champion else None))
-    settled |= registry.refused(stream.name)
-    settled |= {digest for version in registry.held(stream.name) for digest in version.batches}
-    settled |= quarantined(stream.quarantine).keys()
-    waiting: dict[str, Batch] = {}
-    for batch in landed(stream.landing, stream.name):
-        if batch.digest not in settled:
-            waiting.setdefault(batch.digest, batch)
-    return list(waiting.values())
-
-
 def learn(
     stream: Stream,
     batch: Batch,
@@ -102,8 +85,8 @@ def learn(
 
     Raises:
         BatchAlreadyLearned: the champion's chain holds this batch.
-        FitError, StateError, ModelError, RegistryError: the round ended without a decision; the
-            batch stays pending and the champion where it was.
+        FitError, StateError, ModelError, RegistryError, LandingError: the round ended without a
+            decision; the batch stays pending and the champion where it was.
     """
     began = time.monotonic()
     parent, mended = run(find_parent, stream, registry, lock)
@@ -113,6 +96,7 @@ def learn(
     _refuse_repetition(stream, batch, registry, parent)
     contract = load_contract(stream.contract)
     try:
+        batch = run(stage_batch, stream, batch, contract)
         run(check_batch, batch, contract)
     except BatchError as problem:
         url = run(set_aside, stream, batch, registry, problem)
@@ -134,17 +118,22 @@ def find_parent(
     return registry.champion(stream.name), mended
 
 
+def stage_batch(stream: Stream, batch: Batch, contract: Contract) -> Batch:
+    """Fetch the batch to this machine if it landed elsewhere."""
+    return landing_of(stream).staged(batch, contract)
+
+
 def check_batch(batch: Batch, contract: Contract) -> None:
     """Check the batch's files and rows against the contract."""
     check(batch, contract)
 
 
 def set_aside(
-    stream: Stream, batch: Batch | Path, registry: Registry, problem: BatchError
+    stream: Stream, batch: Batch | Unreadable, registry: Registry, problem: BatchError
 ) -> str | None:
     """Put a batch in quarantine, and on record in MLflow; return the record's page, if any."""
     quarantine(batch, problem, stream.quarantine)
-    if not isinstance(batch, Batch):
+    if isinstance(batch, Unreadable):
         return None
     reasons = problem.reasons if isinstance(problem, ContractViolation) else []
     page = registry.quarantined(
@@ -156,14 +145,10 @@ def set_aside(
 def set_unreadable_aside(stream: Stream, registry: Registry) -> list[str]:
     """Quarantine folders whose manifest cannot be read; return their names."""
     known = {record["folder"] for record in quarantined(stream.quarantine).values()}
-    broken = [
-        (folder, problem)
-        for folder, problem in unreadable(stream.landing, stream.name)
-        if str(folder) not in known
-    ]
-    for folder, problem in broken:
-        set_aside(stream, folder, registry, problem)
-    return [folder.name for folder, _ in broken]
+    broken = [one for one in landing_of(stream).unreadable() if one.address not in known]
+    for one in broken:
+        set_aside(stream, one, registry, one.error)
+    return [one.batch_id for one in broken]
 
 
 def _make_version(
@@ -300,6 +285,7 @@ def _outcome(stream: Stream, batch: Batch, prior: int | None, made: Any, began: 
 # Steps that only read or write, so that doing them again is safe and may help.
 IO_STEPS = {
     "find_parent",
+    "stage_batch",
     "check_batch",
     "set_aside",
     "fetch_parent",

@@ -41,7 +41,7 @@ def write_down(
     """Put parameters, the training curve, metrics, figures and reports on the round's run."""
     page.params(_parameters(stream, ready, trained))
     page.dataset(
-        source=str(ready.intake.batch.folder),
+        source=ready.intake.batch.address,
         rows=ready.intake.batch.rows,
         schema={field.name: str(field.type) for field in ready.intake.contract.arrow},
     )

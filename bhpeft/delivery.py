@@ -1,0 +1,60 @@
+"""How a stream's batches arrive: where they land, what they must look like, which rows are kept.
+
+These are the keys of the stream file's `[data]` (`bhpeft.stream`), a frozen value.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, field_validator, model_validator
+
+from bhpeft.section import Section
+
+REMOTE = "s3://"
+
+
+class Data(Section):
+    """Where batches land, what they must look like, and how rows are kept apart."""
+
+    contract: Path
+    landing: str = Field("landing", description="a folder or s3://bucket/prefix")
+    delta: str = Field("", description="a Delta table instead, whose new rows are the batches")
+    delta_rows: int = Field(50_000, ge=1, description="most rows of a batch cut from the table")
+    delta_from: int = Field(0, ge=0, description="the table's first version that is learned")
+    quarantine: Path = Field(Path("quarantine"), description="refused ones are explained here")
+    holdout: float = Field(0.2, gt=0, lt=0.9, description="share of rows no training ever sees")
+    selection: float = Field(0.1, ge=0, lt=0.9, description="share for choices no gate looks at")
+    memory_rows: int = Field(500, ge=0, description="hold-out rows kept of each batch")
+    replay_rows: int = Field(0, ge=0, description="training rows of each batch to rehearse")
+    memory_batches: int = Field(5, ge=1, description="batches whose hold-out rows are kept")
+
+    @field_validator("landing", "delta")
+    @classmethod
+    def _without_secrets(cls, address: str) -> str:
+        """Refuse what an address must not hold; the error must not repeat it."""
+        if "://" in address and ("@" in address or "?" in address):
+            raise ValueError(
+                "an address without user, password or query; endpoint, region and credentials "
+                "come from the environment or from files"
+            )
+        return address
+
+    @model_validator(mode="after")
+    def _leave_rows_to_train_on(self) -> Data:
+        if self.holdout + self.selection >= 1:
+            raise ValueError("holdout and selection must add up to less than 1")
+        return self
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Data:
+        if self.delta and "landing" in self.model_fields_set:
+            raise ValueError("give either landing or delta, not both")
+        return self
+
+    def location(self, home: Path) -> str:
+        """Return where batches land: a folder, `s3://…`, or `delta:` and a table's address."""
+        address = self.delta or self.landing
+        if "://" not in address:
+            address = str(home / address)
+        return f"delta:{address}" if self.delta else address

@@ -1,0 +1,84 @@
+"""Rounds whose batches lie in a bucket or a table: the same rounds, and blame where it belongs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import boto3
+import pytest
+from deltalake import write_deltalake
+
+from bhpeft.data import object_store
+from bhpeft.data.land import land
+from bhpeft.errors import LandingUnreachable
+from bhpeft.rounds import landing_of
+from bhpeft.rounds.backlog import settled
+from bhpeft.rounds.learn import set_unreadable_aside
+from tests.rounds.conftest import BEGAN, Chain
+from tests.rounds.reviews import reviews
+
+
+@pytest.fixture
+def remote(chain: Chain, bucket: str) -> Chain:
+    data = chain.stream.data.model_copy(update={"landing": f"s3://{bucket}/landing"})
+    return chain.changed(data=data)
+
+
+def deliver(remote: Chain, batch_id: str) -> None:
+    source = remote.desk / f"{batch_id}.parquet"
+    reviews(batch_id).to_parquet(source, index=False)
+    land(source, landing_of(remote.stream), remote.contract, remote.stream.name, batch_id, BEGAN)
+
+
+def test_a_round_learns_from_a_bucket_and_a_changed_object_is_quarantined(
+    remote: Chain, bucket: str
+) -> None:
+    for batch_id in ("b1", "b2"):
+        deliver(remote, batch_id)
+    client = boto3.client("s3", endpoint_url=object_store.endpoint())
+    name = remote.stream.name
+    client.put_object(Bucket=bucket, Key=f"landing/{name}/b0/_manifest.json", Body=b"no")
+    assert set_unreadable_aside(remote.stream, remote.registry) == ["b0"]
+    assert set_unreadable_aside(remote.stream, remote.registry) == []
+    assert remote.waiting == ["b1", "b2"]
+    first, second = landing_of(remote.stream).landed(settled(remote.stream, remote.registry))
+    assert remote.learn(first).decision == "promoted"
+    assert remote.waiting == ["b2"]
+    key = f"landing/{name}/b2/{second.manifest.files[0].name}"
+    client.put_object(Bucket=bucket, Key=key, Body=b"x" * second.manifest.files[0].size)
+    outcome = remote.learn(second)
+    assert (outcome.decision, remote.waiting) == ("quarantined", [])
+    assert "SHA-256" in outcome.reason
+    assert remote.champion is not None
+    assert remote.champion.batch_ids == ("b1",)
+
+
+def test_a_store_that_is_down_blames_no_batch(
+    remote: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round ends by name, nothing is quarantined, and the batch waits for the store."""
+    deliver(remote, "b1")
+    [batch] = landing_of(remote.stream).landed({})
+    with monkeypatch.context() as outage:
+        outage.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        with pytest.raises(LandingUnreachable):
+            remote.learn(batch)
+    assert remote.waiting == ["b1"]
+    assert not remote.stream.quarantine.exists()
+
+
+def test_a_chain_learns_what_is_appended_to_a_table_and_a_rollback_moves_its_cursor(
+    chain: Chain, tmp_path: Path
+) -> None:
+    table = tmp_path / "reviews-table"
+    data = chain.stream.data.model_copy(update={"delta": str(table)})
+    chain = chain.changed(data=data)
+    for batch_id in ("b1", "b2"):
+        write_deltalake(table, reviews(batch_id), mode="append")
+        [batch] = landing_of(chain.stream).landed(settled(chain.stream, chain.registry))
+        assert chain.learn(batch).decision == "promoted"
+        assert chain.waiting == []
+    assert chain.champion is not None
+    assert chain.champion.batch_ids == ("v1-v1",)
+    chain.roll_back(1, learned_since="pending")
+    assert chain.waiting == ["v1-v1"]
