@@ -1,0 +1,11 @@
+"""`laplace-torch` with a Kronecker-factored curvature of the likelihood."""
+
+from __future__ import annotations
+
+from benchmarks.peers.laplace_fit import fitted
+from benchmarks.peers.problem import Learner, Problem
+
+
+def learner(problem: Problem) -> Learner:
+    """Return the fit of one minibatch."""
+    return fitted(problem, "kron")
