@@ -55,7 +55,7 @@ def plain_keys(attention: nn.Module, rotary: Rotary | None) -> bool:
 def positioned(attention: nn.Module, key: Tensor, rotary: Rotary | None) -> Tensor:
     """Norm and turn projected keys (rows, T, heads, head width), as far as the model does."""
     if hasattr(attention, "k_norm"):
-        key = attention.k_norm(key)
+        key = attention.get_submodule("k_norm")(key)
     if not _turns(attention, rotary):
         return key
     cos, sin = (x[:, :, None] for x in rotary)  # type: ignore[union-attr]

@@ -105,7 +105,7 @@ class LastLayer:
 
     def _normed(self, hidden: Tensor) -> Tensor:
         norm = self.architecture.attention_norm
-        return hidden if norm is None else self.layer.get_submodule(norm)(hidden)  # type: ignore[no-any-return]
+        return hidden if norm is None else self.layer.get_submodule(norm)(hidden)
 
     def _mask(self, mask: Tensor | None, positions: Tensor, width: int) -> Tensor | None:
         """Return what the one token may look at, (rows, 1, 1, width); None for everything."""
