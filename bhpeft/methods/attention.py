@@ -123,7 +123,7 @@ def attend(
     """
     known = options.pop(KEYS_AND_VALUES, None)
     if known is not None:
-        return known(partial(attend, explicit), module, query, attention_mask, **options)  # type: ignore[no-any-return]
+        return known(partial(attend, explicit), module, query, attention_mask, **options)
     prefix = module._modules.get("bhpeft_prefix")
     tokens = key.shape[2]
     if prefix is not None:
