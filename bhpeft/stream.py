@@ -26,6 +26,7 @@ from bhpeft.delivery import Data
 from bhpeft.errors import StreamFileError, did_you_mean
 from bhpeft.operation import Approval, Schedule
 from bhpeft.section import Section
+from bhpeft.tasks.section import Predicted
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 STREAM_FOLDERS = ("streams", "deploy/streams")
@@ -109,6 +110,7 @@ class Stream(Section):
     name: str
     description: str = ""
     home: Path
+    task: Predicted = Predicted()
     data: Data
     model: Model
     learning: Learning = Learning()

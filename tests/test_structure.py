@@ -23,6 +23,7 @@ LAYERS = (
     {"bhpeft.posterior"},
     {"bhpeft.methods"},
     {"bhpeft.models"},
+    {"bhpeft.tasks"},
     {"bhpeft.learning"},
     {
         "bhpeft.data",
@@ -172,6 +173,12 @@ def test_looking_for_pending_batches_loads_nothing_that_learns() -> None:
     """A schedule asks every minute; what it needs to answer is the landing folder and MLflow."""
     loaded = modules_after("import bhpeft.rounds, bhpeft.stream, bhpeft.registry, bhpeft.plugins")
     assert not loaded & {"torch", "transformers", "mlflow", "evidently", "prefect", "matplotlib"}
+
+
+def test_naming_a_task_loads_no_torch() -> None:
+    """A stream file and a contract are read far more often than anything is learned."""
+    loaded = modules_after("import bhpeft.tasks")
+    assert not loaded & {"torch", "transformers", "pandas", "sklearn", "scipy"}
 
 
 def test_help_is_shown_without_loading_anything_heavy() -> None:

@@ -14,19 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bhpeft.judgement.metrics import (
-    BINS,
-    bin_of,
-    brier_rows,
-    by_entropy,
-    correct_rows,
-    kept_accuracy,
-    nll_rows,
-)
-from bhpeft.judgement.scored import Scored
+from bhpeft.tasks import Scored
 
 RESAMPLES = 2000
-REJECTED = 0.2
 # Resamples × rows held at once: 250,000 float32 are 1 MB, which stays in the cache.
 _CELLS = 250_000
 
@@ -66,18 +56,14 @@ def paired_intervals(
     rng: np.random.Generator,
     resamples: int = RESAMPLES,
 ) -> dict[str, Interval]:
-    """Return candidate − reference of every metric on the same rows.
-
-    Keys: nll, accuracy, brier, ece and accuracy_at_rejection (20 % refused by entropy).
-    """
-    left, right = _Statistics(candidate), _Statistics(reference)
+    """Return candidate − reference of every metric of the task on the same rows, by its name."""
+    left, right = candidate.statistics(), reference.statistics()
     observed = left(np.ones((1, candidate.rows))) - right(np.ones((1, candidate.rows)))
     resampled = np.concatenate(
         [left(counts) - right(counts) for counts in resample_counts(candidate.rows, resamples, rng)]
     )
     return {
-        name: _interval(float(observed[0, k]), resampled[:, k])
-        for k, name in enumerate(_Statistics.names)
+        name: _interval(float(observed[0, k]), resampled[:, k]) for k, name in enumerate(left.names)
     }
 
 
@@ -89,29 +75,6 @@ def resample_counts(rows: int, resamples: int, rng: np.random.Generator) -> Iter
         drawn = rng.integers(rows, size=(size, rows)) + rows * np.arange(size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * rows)
         yield counts.reshape(size, rows).astype(np.float32)
-
-
-class _Statistics:
-    """Turn resample counts (R, N) into the five metrics (R, 5) of one model."""
-
-    names = ("nll", "accuracy", "brier", "ece", "accuracy_at_rejection")
-
-    def __init__(self, scored: Scored):
-        mean, labels = scored.mean, scored.labels
-        confidence, right = mean.max(1), correct_rows(mean, labels)
-        residual = (right - confidence)[:, None] * np.eye(BINS)[bin_of(confidence)]
-        self.sums = np.column_stack(
-            [nll_rows(mean, labels), right, brier_rows(mean, labels), residual]
-        )
-        self.order, self.right = by_entropy(scored.entropy, right)
-
-    def __call__(self, counts: np.ndarray) -> np.ndarray:
-        # One product for all sums over rows, in the counts' own precision: float64 for the value
-        # itself, float32 (1e-6 of it) for the two thousand resamples that only say how it varies.
-        sums = counts @ self.sums.astype(counts.dtype) / counts.shape[1]
-        right = self.right.astype(counts.dtype)
-        kept = kept_accuracy(counts.take(self.order, 1), right, REJECTED)
-        return np.column_stack([sums[:, :3], np.abs(sums[:, 3:]).sum(1), kept])
 
 
 def _interval(mean: float, resampled: np.ndarray) -> Interval:

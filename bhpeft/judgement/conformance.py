@@ -22,8 +22,10 @@ import pandas as pd
 from bhpeft.judgement.drift_columns import DriftTable
 from bhpeft.judgement.drift_metrics import DriftMetric
 from bhpeft.judgement.report import Evidence, RoundReport, build_report
-from bhpeft.judgement.scored import Comparison, Scored
+from bhpeft.judgement.scored import Comparison
 from bhpeft.judgement.verdict import Gate, Outcome, Verdict
+from bhpeft.tasks import Scored
+from bhpeft.tasks.categorical import Categorical
 
 
 def check_gate(gate: Gate) -> None:
@@ -87,8 +89,8 @@ def example_reports() -> Mapping[str, RoundReport]:
     labels = rng.integers(2, size=120)
     rows = pd.DataFrame({"text": ["a text"] * 120, "label": labels, "kind": ["x", "y"] * 60})
     good, fair, wrong = (_scored(rng, labels, noise) for noise in (0.7, 1.2, -0.7))
-    broken = Scored(np.full((2, 120, 2), np.nan), labels)
-    nothing = Scored(np.empty((2, 0, 2)), labels[:0])
+    broken = Categorical(np.full((2, 120, 2), np.nan), labels)
+    nothing = Categorical(np.empty((2, 0, 2)), labels[:0])
 
     def evidence(candidate: Scored, champion: Scored | None, on: pd.DataFrame) -> Evidence:
         return Evidence(
@@ -131,13 +133,13 @@ _COST = {
 }
 
 
-def _scored(rng: np.random.Generator, labels: np.ndarray, noise: float) -> Scored:
+def _scored(rng: np.random.Generator, labels: np.ndarray, noise: float) -> Categorical:
     """Return three draws of a calibrated model that reads ±1 under `noise`, wrong if negative."""
     reading = 2 * labels - 1 + abs(noise) * rng.normal(size=len(labels))
     # The log-odds of two Gaussians at ±1, plus a little disagreement between draws.
     logit = np.sign(noise) * 2 * reading / noise**2 + 0.1 * rng.normal(size=(3, len(labels)))
     positive = 1 / (1 + np.exp(-logit))
-    return Scored(np.stack([1 - positive, positive], -1), labels)
+    return Categorical(np.stack([1 - positive, positive], -1), labels)
 
 
 def _drift_table(rng: np.random.Generator, rows: int, shift: float) -> DriftTable:

@@ -31,8 +31,8 @@ from bhpeft.judgement.column_drift import (
     resplit,
 )
 from bhpeft.judgement.drift_columns import DriftTable, drift_frame
-from bhpeft.judgement.metrics import brier, ece, ece_null, nll
-from bhpeft.judgement.scored import marginal
+from bhpeft.tasks.categorical import marginal
+from bhpeft.tasks.metrics import brier, ece, ece_null, nll
 
 __all__ = [
     "DEFAULT_COLUMNS",

@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bhpeft.judgement.metrics import BINS
-from bhpeft.judgement.quality import Quality, SetReport
+from bhpeft.judgement.quality import SetReport
 from bhpeft.judgement.report import RoundReport
+from bhpeft.tasks import Quality
+from bhpeft.tasks.metrics import BINS
 
 CANDIDATE, REFERENCE, ALARM = "#1f5fbf", "#9a9a9a", "#c8452c"
 _INK, _GRID = "#2b2b2b", "#e4e4e4"
@@ -32,6 +33,7 @@ def figures(report: RoundReport, training: Sequence[Mapping[str, float]] = ()) -
     drawn: dict[str, Figure] = {}
     if report.holdout.candidate.reliability:
         drawn["reliability"] = reliability(report.holdout)
+    if report.holdout.candidate.rejection:
         drawn["rejection"] = rejection(report.holdout)
     if report.drift is not None and report.drift["columns"]:
         drawn["drift"] = drift(report.drift)
@@ -45,11 +47,13 @@ def figures(report: RoundReport, training: Sequence[Mapping[str, float]] = ()) -
 
 
 def reliability(found: SetReport) -> Figure:
-    """Draw accuracy against confidence for both models, with the number of rows in each bin."""
+    """Draw what happened against what each model said, with the number of rows in each bin."""
+    told = found.figures
+    name_of_error, error = told.calibration or ("", "")
     figure = _figure(6.0, 6.4)
     curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    _dress(curve, f"Reliability on the hold-out ({found.rows} rows)", "", "accuracy")
-    _dress(counts, "", "confidence in the top label", "rows")
+    _dress(curve, f"Reliability on the hold-out ({found.rows} rows)", "", told.happened)
+    _dress(counts, "", told.said, "rows")
     curve.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle="--", label="calibrated")
     sides = ((found.against, found.reference, REFERENCE), ("candidate", found.candidate, CANDIDATE))
     for name, quality, colour in sides:
@@ -62,7 +66,7 @@ def reliability(found: SetReport) -> Figure:
             color=colour,
             marker="o",
             markersize=5,
-            label=f"{name}: ECE {quality.ece:.3f}",
+            label=f"{name}: {error} {getattr(quality, name_of_error):.3f}",
         )
         shift_by = 0.25 if name == "candidate" else -0.25
         counts.bar(
@@ -74,19 +78,19 @@ def reliability(found: SetReport) -> Figure:
     lowest = min(bar.low for _, quality, _ in sides for bar in quality.reliability)
     curve.set_xlim(max(0.0, lowest - 0.02), 1.02)
     curve.set_ylim(-0.02, 1.02)
-    null = found.candidate
-    curve.plot([], [], " ", label=f"chance range {null.ece_null_low:.3f}–{null.ece_null_high:.3f}")
+    low, high = (getattr(found.candidate, f"{name_of_error}_null_{end}") for end in ("low", "high"))
+    curve.plot([], [], " ", label=f"chance range {low:.3f}–{high:.3f}")
     curve.legend(frameon=False, loc="lower right")
     return figure
 
 
 def rejection(found: SetReport) -> Figure:
-    """Draw accuracy against the share of rows refused for their entropy."""
+    """Draw the headline against the share of rows refused for their uncertainty."""
     figure = _figure(6.4, 4.2)
     axes = figure.subplots()
-    _dress(
-        axes, "Accuracy when the most uncertain are refused", "share of rows refused", "accuracy"
-    )
+    told = found.figures.headline.told
+    title = f"{told[0].upper()}{told[1:]} when the most uncertain are refused"
+    _dress(axes, title, "share of rows refused", told)
     for name, quality, colour in (
         (found.against, found.reference, REFERENCE),
         ("candidate", found.candidate, CANDIDATE),
@@ -160,13 +164,14 @@ def shift(kl_by_block: Mapping[str, float]) -> Figure:
 
 
 def regression(sets: Sequence[SetReport]) -> Figure:
-    """Draw accuracy and NLL of both models on each frozen regression set."""
+    """Draw headline and NLL of both models on each frozen regression set."""
     known = [found for found in reversed(sets) if found.differences]
+    headline = known[0].figures.headline
+    shown = {headline.name: headline.told} | {"nll": "NLL"}
     figure = _figure(9.0, 1.8 + 0.5 * len(known))
     figure.suptitle("What was learned before", x=0.02, ha="left", fontweight="bold", color=_INK)
-    for axes, metric, told in zip(
-        figure.subplots(1, 2, sharey=True), ("accuracy", "nll"), ("accuracy", "NLL"), strict=True
-    ):
+    plots = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, (metric, told) in zip(plots, shown.items(), strict=True):
         _dress(axes, "", told, "")
         for place, found in enumerate(known):
             before, after = getattr(found.reference, metric), getattr(found.candidate, metric)
@@ -207,7 +212,9 @@ def _dress(axes: Axes, title: str, across: str, up: str) -> None:
 
 
 def _at_rejection(name: str, quality: Quality) -> str:
-    return f"{name}: {quality.accuracy:.3f}, at 20 % {quality.accuracy_at_rejection:.3f}"
+    figures = quality.figures
+    whole, kept = (getattr(quality, one) for one in (figures.headline.name, figures.rejected))
+    return f"{name}: {whole:.3f}, at 20 % {kept:.3f}"
 
 
 def _ratio(column: Mapping[str, Any]) -> float | None:

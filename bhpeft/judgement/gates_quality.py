@@ -1,7 +1,9 @@
-"""Gates on what the candidate predicts: NLL, accuracy, forgetting, slices, calibration, rejection.
+"""Gates on what the candidate predicts: NLL, headline, forgetting, slices, calibration, rejection.
 
-Each compares with the champion, or in the first round with the baseline (the label shares).
-The limits are keyword arguments; a stream file overrides them by name.
+Each compares with the champion, or in the first round with the baseline (the label shares). Which
+figure is the headline (accuracy), and whether more of it is better, is the task's to say; a margin
+in a figure that has the data's units is a share of the reference's. The limits are keyword
+arguments; a stream file overrides them by name.
 
 Noise. A hold-out of 300 rows knows accuracy to about 2 points, so a bare limit of 1 or 2 points
 would refuse honest candidates by chance. The strict test is the paired NLL, the most sensitive of
@@ -15,9 +17,11 @@ from __future__ import annotations
 
 import math
 
+from bhpeft.judgement.bootstrap import Interval
 from bhpeft.judgement.quality import SetReport
 from bhpeft.judgement.report import RoundReport
 from bhpeft.judgement.verdict import Verdict, at_most, unknown
+from bhpeft.tasks import Headline
 
 
 def paired_nll(report: RoundReport, *, margin: float = 0.01, min_rows: float = 50) -> Verdict:
@@ -45,16 +49,18 @@ def accuracy(
     report: RoundReport, *, margin: float = 0.01, sds: float = 1.0, min_rows: float = 50
 ) -> Verdict:
     """Pass where accuracy on the new hold-out fell by at most `margin` plus `sds` bootstrap sd."""
-    missing = _missing("accuracy", report.holdout, min_rows)
-    return missing or _drop("accuracy", report.holdout, "accuracy", margin, sds)
+    return _headline("accuracy", report, margin, sds, min_rows)
 
 
 def rejection(
     report: RoundReport, *, margin: float = 0.01, sds: float = 1.0, min_rows: float = 50
 ) -> Verdict:
-    """Pass where accuracy with the 20 % most uncertain rows refused fell by at most the same."""
+    """Pass where the headline with the 20 % most uncertain rows refused lost at most the same."""
+    rejected = report.holdout.figures.rejected
+    if not rejected:
+        return unknown("rejection", "the task has no figure for rows that are refused")
     missing = _missing("rejection", report.holdout, min_rows)
-    return missing or _drop("rejection", report.holdout, "accuracy_at_rejection", margin, sds)
+    return missing or _drop("rejection", report.holdout, rejected, margin, sds)
 
 
 def forgetting(
@@ -65,7 +71,7 @@ def forgetting(
     sds: float = 1.0,
     min_rows: float = 50,
 ) -> Verdict:
-    """Pass where no frozen regression set lost over 2 points of accuracy or 0.05 nats of NLL.
+    """Pass where no frozen regression set lost over 2 points of its headline or 0.05 nats of NLL.
 
     This is the gate that catches a poisoned batch: its hold-out is poisoned like the rest, so the
     candidate looks well there, and only rows from before the batch can tell. NLL is judged as well
@@ -76,7 +82,9 @@ def forgetting(
     verdicts = [
         _missing("forgetting", known, min_rows, known.name)
         or _worse(
-            _drop("forgetting", known, "accuracy", accuracy_margin, sds, known.name),
+            _drop(
+                "forgetting", known, known.figures.headline.name, accuracy_margin, sds, known.name
+            ),
             _nll_rise(known, nll_margin, sds),
         )
         for known in report.regression
@@ -87,7 +95,7 @@ def forgetting(
 def slices(
     report: RoundReport, *, margin: float = 0.05, sds: float = 1.0, min_rows: float = 30
 ) -> Verdict:
-    """Pass where accuracy on no slice of the hold-out fell by over `margin` plus `sds` sd.
+    """Pass where the headline on no slice of the hold-out lost over `margin` plus `sds` sd.
 
     The margin is wider than the whole hold-out's. Two equally good models that disagree on 10 % of
     rows would fail on one of ten slices of 100 rows two times in five with 2 points, and one time
@@ -95,26 +103,20 @@ def slices(
     """
     if not report.slices:
         return unknown("slices", "the contract names no slices, or the hold-out is empty")
+    headline = report.holdout.figures.headline
     verdicts = []
     for piece in report.slices:
         name = f"{piece.column} = {piece.value}"
         if piece.rows < min_rows:
             verdicts.append(unknown("slices", f"{name} has {piece.rows} rows, {min_rows:g} needed"))
-        elif math.isnan(piece.candidate_accuracy):
+        elif math.isnan(piece.candidate):
             verdicts.append(_not_finite("slices"))
-        elif piece.accuracy is None:
-            verdicts.append(unknown("slices", "the champion's probabilities are not finite"))
+        elif piece.difference is None:
+            verdicts.append(unknown("slices", "what the champion says is not finite"))
         else:
-            allowed = margin + sds * piece.accuracy.sd
-            reason = _drop_reason(
-                f"accuracy on {name}",
-                piece.reference_accuracy,
-                piece.candidate_accuracy,
-                margin,
-                sds,
-                piece.accuracy.sd,
-            )
-            verdicts.append(at_most("slices", -piece.accuracy.mean, allowed, reason))
+            what = f"{headline.told} on {name}"
+            pair = piece.reference, piece.candidate
+            verdicts.append(_lost("slices", what, headline, pair, piece.difference, margin, sds))
     return _worst(verdicts)
 
 
@@ -126,7 +128,7 @@ def calibration(
     cap_rows: float = 2000,
     min_rows: float = 50,
 ) -> Verdict:
-    """Pass where ECE is within chance, or not worse than the champion's.
+    """Pass where the calibration error (ECE) is within chance, or not worse than the champion's.
 
     The limit is the larger of two: the top of the 95 % range a perfectly calibrated model with
     these probabilities would show, and the champion's ECE plus `sds` bootstrap sd of the
@@ -134,15 +136,22 @@ def calibration(
     baseline knows nothing and is therefore perfectly calibrated, which makes it no yardstick.
     `cap` also holds absolutely from `cap_rows` rows up, where ECE is no longer mostly noise.
     """
+    error = report.holdout.figures.calibration
+    if error is None:
+        return unknown("calibration", "the task has no figure for calibration")
     missing = _missing("calibration", report.holdout, min_rows)
     if missing is not None:
         return missing
     found = report.holdout
-    value, null = found.candidate.ece, found.candidate.ece_null_high
-    other = cap if report.first else found.reference.ece + sds * found.differences["ece"].sd
+    figure, said = error
+    value, null = (getattr(found.candidate, name) for name in (figure, f"{figure}_null_high"))
+    champion = getattr(found.reference, figure) + sds * found.differences[figure].sd
+    other = cap if report.first else champion
     limit = max(null, other)
     told = "first-round cap" if report.first else "champion's plus its sd"
-    reason = f"ECE {value:.3f} on {found.rows} rows; chance allows {null:.3f}, {told} {other:.3f}"
+    reason = (
+        f"{said} {value:.3f} on {found.rows} rows; chance allows {null:.3f}, {told} {other:.3f}"
+    )
     if found.rows >= cap_rows and cap < limit:
         limit, reason = cap, f"{reason}; from {cap_rows:g} rows up at most {cap:g}"
     return at_most("calibration", value, limit, reason)
@@ -156,28 +165,50 @@ def _missing(
     if not math.isfinite(found.candidate.nll):
         return _not_finite(gate)
     if not found.differences:
-        return unknown(gate, f"the {found.against}'s probabilities on {name} are not finite")
+        return unknown(gate, f"what the {found.against} says on {name} is not finite")
     return None
 
 
 def _not_finite(gate: str) -> Verdict:
-    return Verdict(gate, "fail", None, None, "the candidate's probabilities are not finite")
+    return Verdict(gate, "fail", None, None, "what the candidate says is not finite")
+
+
+def _headline(
+    gate: str, report: RoundReport, margin: float, sds: float, min_rows: float
+) -> Verdict:
+    missing = _missing(gate, report.holdout, min_rows)
+    return missing or _drop(gate, report.holdout, gate, margin, sds)
 
 
 def _drop(
     gate: str, found: SetReport, metric: str, margin: float, sds: float, name: str = "the hold-out"
 ) -> Verdict:
-    difference = found.differences[metric]
-    what = "accuracy" if metric == "accuracy" else "accuracy at 20 % rejection"
-    reason = _drop_reason(
-        f"{what} on {name}",
-        getattr(found.reference, metric),
-        getattr(found.candidate, metric),
-        margin,
-        sds,
-        difference.sd,
+    headline = found.figures.headline
+    rejected = " at 20 % rejection" if metric == found.figures.rejected else ""
+    pair = getattr(found.reference, metric), getattr(found.candidate, metric)
+    what = f"{headline.told}{rejected} on {name}"
+    return _lost(gate, what, headline, pair, found.differences[metric], margin, sds)
+
+
+def _lost(
+    gate: str,
+    what: str,
+    headline: Headline,
+    pair: tuple[float, float],
+    difference: Interval,
+    margin: float,
+    sds: float,
+) -> Verdict:
+    """Judge a headline that went from one figure to the other."""
+    before, after = pair
+    allowed = margin * headline.unit(before)
+    reason = (
+        f"{what} {'fell' if after < before else 'rose'} {abs(after - before):.3f} "
+        f"({before:.3f} → {after:.3f}), "
+        f"allowed {allowed:.3g} + {sds:g} bootstrap sd {difference.sd:.3f}"
     )
-    return at_most(gate, -difference.mean, margin + sds * difference.sd, reason)
+    limit = allowed + sds * difference.sd
+    return at_most(gate, headline.loss(difference.mean), limit, reason)
 
 
 def _nll_rise(found: SetReport, margin: float, sds: float) -> Verdict:
@@ -188,16 +219,6 @@ def _nll_rise(found: SetReport, margin: float, sds: float) -> Verdict:
         f"allowed {margin:g} + {sds:g} bootstrap sd {difference.sd:.3f}"
     )
     return at_most("forgetting", difference.mean, margin + sds * difference.sd, reason)
-
-
-def _drop_reason(
-    what: str, before: float, after: float, margin: float, sds: float, sd: float
-) -> str:
-    moved = "fell" if after < before else "rose"
-    return (
-        f"{what} {moved} {abs(after - before):.3f} ({before:.3f} → {after:.3f}), "
-        f"allowed {margin:g} + {sds:g} bootstrap sd {sd:.3f}"
-    )
 
 
 def _worst(verdicts: list[Verdict]) -> Verdict:

@@ -16,17 +16,9 @@ from zlib import crc32
 import numpy as np
 
 from bhpeft.judgement.drift import DriftReport
-from bhpeft.judgement.metrics import correct_rows, nll_rows
-from bhpeft.judgement.quality import (
-    Quality,
-    SetReport,
-    SliceReport,
-    set_report,
-    slice_reports,
-)
+from bhpeft.judgement.quality import SetReport, SliceReport, set_report, slice_reports
 from bhpeft.judgement.scored import Comparison, Scored
-
-_PLAIN = ("accuracy", "nll", "brier", "ece", "accuracy_at_rejection", "mutual_information")
+from bhpeft.tasks import Quality
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +26,7 @@ class Evidence:
     """Everything a round has to show.
 
     Attributes:
-        labels: label names, in the order of the probabilities.
+        labels: label names, in the order of the probabilities; empty where the task has none.
         holdout: candidate and champion on the new batch's hold-out rows.
         regression: the same on each frozen regression set.
         slices: columns of `holdout.rows` whose values are reported on one by one.
@@ -43,7 +35,8 @@ class Evidence:
             "kl_by_block", "rho_travel_met"}; a None is "does not apply".
         cost: {"seconds", "state_bytes", "milliseconds_per_row"} and the champion's
             "champion_state_bytes", "champion_milliseconds_per_row", None in the first round.
-        shares: (C,) label shares of the training rows, for the baseline of the first round.
+        known: what the task tallied on the training rows, such as the label shares, for the
+            baseline of the first round.
     """
 
     labels: tuple[str, ...]
@@ -53,7 +46,7 @@ class Evidence:
     drift: DriftReport | None = None
     posterior: Mapping[str, Any] = field(default_factory=dict)
     cost: Mapping[str, float | None] = field(default_factory=dict)
-    shares: np.ndarray | None = None
+    known: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -66,9 +59,10 @@ class RoundReport:
         regression: both models on each frozen regression set.
         slices: both models on each slice of the hold-out.
         prequential: the champion on the new hold-out *before* it learned from the batch, against
-            its memory (the regression sets): {"nll", "accuracy", "mutual_information"}, each also
-            as "…_memory", with "surprise" = nll − nll_memory and "surprise_sd". None in the first
-            round; the memory's entries are None without regression sets.
+            its memory (the regression sets): the task's signals ({"nll", "accuracy",
+            "mutual_information"}), each also as "…_memory", with "surprise" = nll − nll_memory and
+            "surprise_sd". None in the first round; the memory's entries are None without
+            regression sets.
         drift: `DriftReport.as_dict()`, or None.
         posterior, cost: as in `Evidence`.
     """
@@ -116,14 +110,14 @@ def build_report(evidence: Evidence, *, seed: int = 0) -> RoundReport:
         raise ValueError(f"The hold-out lacks the slice columns {', '.join(sorted(missing))}.")
 
     def measured(comparison: Comparison) -> SetReport:
-        return set_report(comparison, evidence.shares, _generator(seed, comparison.name))
+        return set_report(comparison, evidence.known, _generator(seed, comparison.name))
 
     return RoundReport(
         labels=tuple(evidence.labels),
         holdout=measured(evidence.holdout),
         regression=tuple(measured(comparison) for comparison in evidence.regression),
         slices=slice_reports(
-            evidence.holdout, evidence.slices, evidence.shares, _generator(seed, "slices")
+            evidence.holdout, evidence.slices, evidence.known, _generator(seed, "slices")
         ),
         prequential=_prequential(evidence),
         drift=None if evidence.drift is None else evidence.drift.as_dict(),
@@ -142,30 +136,25 @@ def _prequential(evidence: Evidence) -> dict[str, float | None] | None:
         return None
     memory = [known.champion for known in evidence.regression if known.champion is not None]
     memory = [scored for scored in memory if scored.rows and scored.finite]
-    fresh, old = _rows_of([new]), _rows_of(memory)
     found: dict[str, float | None] = {}
-    for k, name in enumerate(("nll", "accuracy", "mutual_information")):
-        found[name] = float(fresh[:, k].mean())
-        found[f"{name}_memory"] = float(old[:, k].mean()) if len(old) else None
-    known = len(old) > 0
-    # Two independent samples of rows: the variances of the two means add.
-    variance = sum(rows[:, 0].var() / len(rows) for rows in (fresh, old)) if known else 0.0
-    found["surprise"] = float(fresh[:, 0].mean() - old[:, 0].mean()) if known else None
-    found["surprise_sd"] = math.sqrt(variance) if known else None
+    for name in new.signals:
+        found[name] = _mean([new], name)[0]
+        found[f"{name}_memory"] = _mean(memory, name)[0] if memory else None
+    found["surprise"] = found["surprise_sd"] = None
+    if memory:
+        (fresh, spread), (old, old_spread) = _mean([new], "nll"), _mean(memory, "nll")
+        # Two independent samples of rows: the variances of the two means add.
+        found["surprise"] = fresh - old
+        found["surprise_sd"] = math.sqrt(spread + old_spread)
     return found
 
 
-def _rows_of(scored: list[Scored]) -> np.ndarray:
-    """Return NLL, correctness and mutual information (N, 3) of the rows of all sets together."""
-    return np.concatenate(
-        [np.empty((0, 3))]
-        + [
-            np.column_stack(
-                [nll_rows(s.mean, s.labels), correct_rows(s.mean, s.labels), s.mutual_information]
-            )
-            for s in scored
-        ]
-    )
+def _mean(scored: list[Scored], signal: str) -> tuple[float, float]:
+    """Return the weighted mean of a signal over the rows of all sets, and that mean's variance."""
+    values = np.concatenate([one.signals[signal] for one in scored])
+    weights = np.concatenate([one.weights for one in scored])
+    mean = float(np.average(values, weights=weights))
+    return mean, float((weights**2 * (values - mean) ** 2).sum() / weights.sum() ** 2)
 
 
 def _named(report: RoundReport) -> Iterator[tuple[str, float | None]]:
@@ -179,10 +168,12 @@ def _named(report: RoundReport) -> Iterator[tuple[str, float | None]]:
 
 
 def _sets(report: RoundReport) -> Iterator[tuple[str, float | None]]:
-    holdout = report.holdout
+    holdout, headline = report.holdout, report.holdout.figures.headline
     yield "holdout/rows", holdout.rows
     yield from _quality("holdout", holdout.candidate)
-    yield "holdout/ece_null_high", holdout.candidate.ece_null_high
+    if holdout.figures.calibration is not None:
+        null = f"{holdout.figures.calibration[0]}_null_high"
+        yield f"holdout/{null}", getattr(holdout.candidate, null)
     yield from _quality(holdout.against, holdout.reference)
     for metric, interval in holdout.differences.items():
         yield f"difference/{metric}", interval.mean
@@ -190,10 +181,13 @@ def _sets(report: RoundReport) -> Iterator[tuple[str, float | None]]:
     for known in report.regression:
         yield from _quality(f"regression/{known.name}", known.candidate)
         if known.differences:
-            yield f"regression/{known.name}/accuracy_drop", -known.differences["accuracy"].mean
             yield f"regression/{known.name}/nll_rise", known.differences["nll"].mean
+            if headline.name != "nll":
+                worse = headline.loss(known.differences[headline.name].mean)
+                change = "drop" if headline.higher else "rise"
+                yield f"regression/{known.name}/{headline.name}_{change}", worse
     for piece in report.slices:
-        yield f"slice/{piece.column}/{piece.value}/accuracy", piece.candidate_accuracy
+        yield f"slice/{piece.column}/{piece.value}/{headline.name}", piece.candidate
 
 
 def _posterior(posterior: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
@@ -205,7 +199,7 @@ def _posterior(posterior: Mapping[str, Any]) -> Iterator[tuple[str, float | None
 
 
 def _quality(prefix: str, quality: Quality) -> Iterator[tuple[str, float | None]]:
-    for name in _PLAIN:
+    for name in quality.figures.plain:
         yield f"{prefix}/{name}", getattr(quality, name)
 
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import cross_entropy
 
+from bhpeft import tasks
 from bhpeft.errors import Diverged
 from bhpeft.learning.fisher import Fisher
 from bhpeft.learning.plan import Plan
@@ -61,6 +61,7 @@ class Task:
         variant: what is Gaussian and how the KL enters.
         first: whether this is round 0, which warms the KL up and anchors nothing.
         forgetting: ρ, by which the anchor of the point weights ages too.
+        predicted: what is predicted, which says what the NLL of a row is.
     """
 
     model: AdaptedModel
@@ -71,6 +72,7 @@ class Task:
     variant: Variant
     first: bool
     forgetting: float = 1.0
+    predicted: tasks.Task = field(default_factory=tasks.Classification)
 
     @property
     def steps_an_epoch(self) -> int:
@@ -223,7 +225,7 @@ class Descent:
         # and must find the weights of this draw there.
         with model.swapped(weights):
             logits = model.logits(minibatch, per_example=noise.dim() == 2)
-            nll = cross_entropy(logits.float(), minibatch["labels"].to(logits.device))
+            nll = self.task.predicted.loss(logits, minibatch)
             nll.backward()  # type: ignore[no-untyped-call]
         return nll.detach(), _gradient(draw), _gradient(point)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.arithmetic import PLAIN, Arithmetic
 from bhpeft.models.encode import encode, padded
 from bhpeft.posterior import unflatten
-from bhpeft.posterior.predictive import mean_probability, mutual_information, predictive_entropy
+from bhpeft.tasks import Task, task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +40,11 @@ class Predictor:
 
     model: AdaptedModel
     state: AdapterState
+
+    @cached_property
+    def task(self) -> Task:
+        """Return what is predicted."""
+        return task(self.state.spec.task, self.state.spec.task_settings)
 
     @classmethod
     def load(cls, folder: Path | str, arithmetic: Arithmetic = PLAIN) -> Predictor:
@@ -63,7 +69,7 @@ class Predictor:
     def probabilities(
         self, texts: Sequence[str], draws: int | None = None, watch: Watch | None = None
     ) -> np.ndarray:
-        """Return each draw's class probabilities, (S, N, C) float64.
+        """Return what each draw says of each row, (S, N, K) float64: class probabilities, say.
 
         S = 1 for draws = 0, and for a point estimate, which has nothing to draw.
         """
@@ -72,38 +78,28 @@ class Predictor:
             count = 0
         folded = max(1, FOLDED_ROWS // max(1, count))
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        out = np.empty((max(1, count), len(texts), len(self.state.spec.labels)))
+        said: list[np.ndarray] = []
         with torch.no_grad(), self.model.swapped(self.weights(count)):
             for begin in range(0, len(texts), folded):
                 rows = order[begin : begin + folded]
                 minibatch = self.encode([texts[row] for row in rows])
-                out[:, rows] = _softmax(self.model.logits(minibatch), max(1, count))
+                logits = self.model.logits(minibatch)
+                said.append(self.task.draws(logits.reshape(max(1, count), len(rows), -1)))
                 if watch:
                     watch(len(rows))
-        return out
+        if not said:
+            return self.task.draws(torch.empty(max(1, count), 0, self.model.labels))
+        return np.concatenate(said, axis=1)[:, np.argsort(order)]
 
     def predict(self, texts: Sequence[str], draws: int | None = None) -> pd.DataFrame:
-        """Return a row a text: label, probability, entropy, mutual_information, abstain.
+        """Return the task's answer to each text, how sure it is, and whether it abstains.
 
-        Entropy and mutual information are in nats; a prediction abstains when its entropy is above
-        the threshold the version was registered with.
+        A prediction abstains when its uncertainty is above the threshold the version was
+        registered with.
         """
-        import pandas as pd
-
-        labels = np.array(self.state.spec.labels, dtype=object)
-        probs = torch.from_numpy(self.probabilities(texts, draws))
-        best, index = mean_probability(probs).max(-1)
-        entropy = predictive_entropy(probs)
-        return pd.DataFrame(
-            {
-                # Said outright, or an empty table would have a column of another type.
-                "label": pd.Series(labels[index.numpy()], dtype="str"),
-                "probability": best.numpy(),
-                "entropy": entropy.numpy(),
-                "mutual_information": mutual_information(probs).numpy(),
-                "abstain": (entropy > self.state.spec.abstain_above).numpy(),
-            }
-        )
+        spec = self.state.spec
+        said = self.probabilities(texts, draws)
+        return self.task.predict(said, spec.labels, spec.abstain_above)
 
     def embeddings(self, texts: Sequence[str]) -> np.ndarray:
         """Return the frozen base's vector of each text, (N, d) float32."""
@@ -130,9 +126,3 @@ class Predictor:
         generator = Generator().manual_seed(self.state.spec.seed)
         noise = q.noise(generator, draws, antithetic=draws % 2 == 0)
         return unflatten(q.at(noise), q.shapes) | point
-
-
-def _softmax(logits: Tensor, draws: int) -> np.ndarray:
-    """Return logits (S·B, C) as probabilities (S, B, C) float64."""
-    probs = logits.double().softmax(-1).reshape(draws, -1, logits.shape[-1])
-    return np.asarray(probs.cpu().numpy())

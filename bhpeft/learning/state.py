@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ class Spec:
 
     Attributes:
         base, revision, fingerprint, layers: the base model, and the hash of its weights.
-        task, labels, pooling, max_length: what is predicted and how a text becomes a vector.
+        task, task_settings, labels: what is predicted.
+        pooling, max_length: how a text becomes a vector.
         methods: method name → its settings, in the order they were attached.
         variant, scale: the variant's name and how rho maps to σ.
         kl_weight, forgetting: λ and ρ of the last round.
@@ -76,6 +77,7 @@ class Spec:
     seed: int
     abstain_above: float
     absorbed: tuple[Absorbed, ...] = ()
+    task_settings: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> str:
         """Return the spec as an indented JSON text."""

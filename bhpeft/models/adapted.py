@@ -1,4 +1,4 @@
-"""Put a base model, its PEFT methods and a linear head together into one classifier.
+"""Put a base model, its PEFT methods and a task's head together into one model.
 
     model = AdaptedModel(base, [LoRA(), Prefix()], labels=4, generator=generator)
     with model.swapped(draw):                  # weights by name, (…) or (S, …)
@@ -13,7 +13,7 @@ posterior are the noise that belongs here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
@@ -26,27 +26,27 @@ from bhpeft.errors import ModelError, StateError, did_you_mean
 from bhpeft.methods import Method, Site, Sites, architecture_of, attach, bypassed, swapped
 from bhpeft.methods.architectures import layers_of
 from bhpeft.methods.prefix import PrefixKeyValue
-from bhpeft.methods.sampled import sampled_linear, tile
+from bhpeft.methods.sampled import tile
 from bhpeft.methods.sites import INPUT
 from bhpeft.models.fold import Fold
+from bhpeft.models.heads import Head, LinearHead
 from bhpeft.models.last_layer import last_layer_of
 from bhpeft.models.load import LoadedBase
 from bhpeft.models.pooling import POOLINGS, POSITIONS, mean_pooled
 
 Minibatch = Mapping[str, Tensor]
-
-# BERT's initialiser range, which every Hugging Face classification head starts from.
-HEAD_STD = 0.02
+# base, how many numbers a row, generator → head
+HeadFactory = Callable[[LoadedBase, int, Generator], Head]
 
 
 class AdaptedModel:
-    """A frozen base, the methods attached to it, and a linear head; the base is changed in place.
+    """A frozen base, the methods attached to it, and a head; the base is changed in place.
 
     Attributes:
         base: what was loaded.
         model: the transformers model, with the methods inside.
         sites: every trainable weight by name: the methods' and "head.weight", "head.bias".
-        labels: C, the number of classes.
+        labels: C, how many numbers the head gives for a row.
         pooling: how hidden states become one vector a row.
     """
 
@@ -58,21 +58,22 @@ class AdaptedModel:
         pooling: str | None = None,
         *,
         generator: Generator,
+        head: HeadFactory = LinearHead,
     ):
         architecture = architecture_of(base.model)
         self.base = base
         self.model = base.model
         self.labels = labels
-        self.pooling = pooling or architecture.pooling
+        attached = attach(self.model, methods, generator)
+        self.head = head(base, labels, generator)
+        self.sites = attached + Sites(self.head.sites())
+        self.pooling = self.head.pooling or pooling or architecture.pooling
         if self.pooling not in POOLINGS:
             raise ModelError(
                 f"There is no pooling called {self.pooling!r}",
                 expected=f"one of {', '.join(POOLINGS)}",
                 remedy=did_you_mean(self.pooling, POOLINGS),
             )
-        attached = attach(self.model, methods, generator)
-        self.head = _Head(self.model, labels, generator)
-        self.sites = attached + Sites(self.head.sites())
         self.model.eval()
         self._folds = architecture.folds
         self._layers = layers_of(self.model, architecture)
@@ -133,7 +134,7 @@ class AdaptedModel:
         pooled = self._pooled(ids, mask, folds)
         if len(pooled) < folds * len(ids):
             pooled = tile(pooled, folds)
-        return self.head(pooled)
+        return self.head(pooled, minibatch)
 
     @torch.no_grad()
     def embed(self, minibatch: Minibatch) -> Tensor:
@@ -217,28 +218,6 @@ class AdaptedModel:
             with self.swapped(self.sites.one_draw(s)):
                 draws.append(self.logits({"input_ids": ids[rows], "attention_mask": mask[rows]}))
         return torch.cat(draws)
-
-
-class _Head(nn.Module):
-    """A linear classifier in float32 on pooled hidden states."""
-
-    def __init__(self, model: Any, labels: int, generator: Generator):
-        super().__init__()
-        self.width = model.config.hidden_size
-        start = HEAD_STD * torch.randn(labels, self.width, generator=generator)
-        self.weight = nn.Parameter(start.to(model.device))
-        self.bias = nn.Parameter(torch.zeros(labels, device=model.device))
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Map pooled (rows, d) to logits (rows, C)."""
-        return sampled_linear(pooled.to(self.weight.dtype), self.weight, self.bias)
-
-    def sites(self) -> list[Site]:
-        """Return the sites of weight and bias; a bias has one input, which is always 1."""
-        return [
-            Site("head.weight", "head.weight", self, "weight", self.width),
-            Site("head.bias", "head.bias", self, "bias", 1),
-        ]
 
 
 def _measuring(site: Site, mask: Tensor, spread: dict[str, float]) -> Any:

@@ -21,6 +21,7 @@ from bhpeft.errors import StateError
 from bhpeft.registry.connection import Connection, pyfunc
 from bhpeft.registry.records import Version
 from bhpeft.registry.round_run import RoundRun
+from bhpeft.tasks import Task, task
 
 ALLOWED = (".safetensors", ".json")
 MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
@@ -148,6 +149,8 @@ def _pack(
     import pandas as pd
     from mlflow.models import Model
 
+    said = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+    predicted = task(said.get("task", "classification"), said.get("task_settings"))
     # MLflow names the stored folder after the local one; ours is always "adapter".
     adapter = copytree(folder, staging / "adapter")
     model = Model(
@@ -161,25 +164,21 @@ def _pack(
         str(staging / "model"),
         python_model=str(MODEL_CODE),
         artifacts={"adapter": str(adapter)},
-        signature=_signature(),
+        signature=_signature(predicted),
         mlflow_model=model,
         pip_requirements=pip_requirements(),
-        input_example=pd.DataFrame({"text": ["a text to classify"]}),
+        input_example=pd.DataFrame({"text": ["a text"]}),
     )
     return staging / "model"
 
 
-def _signature() -> Any:
+def _signature(predicted: Task) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
-    outputs = [ColSpec("string", "label")]
-    outputs += [
-        ColSpec("double", name) for name in ("probability", "entropy", "mutual_information")
-    ]
     return ModelSignature(
         inputs=Schema([ColSpec("string", "text")]),
-        outputs=Schema([*outputs, ColSpec("boolean", "abstain")]),
+        outputs=Schema([ColSpec(kind, name) for name, kind in predicted.answers.items()]),
         # -1 stands for the version's own number of draws: MLflow wants a number here.
         params=ParamSchema([ParamSpec("draws", "integer", -1)]),
     )

@@ -16,7 +16,7 @@ from mlflow.pyfunc import PythonModel
 
 
 class PosteriorModel(PythonModel):
-    """Label, probability, entropy, mutual information and an abstain flag for each text."""
+    """The task's answer to each text, how sure it is, and whether it abstains."""
 
     def load_context(self, context: Any) -> None:
         """Load the posterior and its base model."""

@@ -22,6 +22,7 @@ from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.tokens import Chunk, TokenTable
 from bhpeft.rounds.replay import NOTHING, Replay
 from bhpeft.stream import Stream
+from bhpeft.tasks import Task, task
 
 # Enough for a one-point difference in accuracy to be seen (standard error 0.6 points), few enough
 # to score with every draw in a minute.
@@ -39,7 +40,8 @@ class Intake:
         own_rows: how many of them are the batch's own.
         replay: what the candidate's successors will rehearse.
         selection, holdout: rows of the other two sides: text, label and slices.
-        label_shares: share of each label among the training rows, in the contract's order.
+        known: what a model that never reads a row may know of the training rows' answers, such as
+            the share of each label in the contract's order.
     """
 
     batch: Batch
@@ -49,7 +51,7 @@ class Intake:
     replay: Replay
     selection: pd.DataFrame
     holdout: pd.DataFrame
-    label_shares: np.ndarray
+    known: np.ndarray
 
 
 def take_in(
@@ -61,10 +63,13 @@ def take_in(
     replay: Replay = NOTHING,
 ) -> Intake:
     """Split and tokenise a checked batch, and the rows of earlier ones it is rehearsed with."""
-    split = fractions_of(stream)
+    split, predicted = fractions_of(stream), task(stream.task.name, stream.task.settings)
     tokenizer = model.base.tokenizer
     train = TokenTable.build(
-        chain(_training_chunks(batch, contract, split), _rehearsed(replay, contract)),
+        chain(
+            _training_chunks(predicted, batch, contract, split),
+            _rehearsed(predicted, replay, contract),
+        ),
         tokenizer,
         stream.model.max_length,
         cache,
@@ -73,7 +78,7 @@ def take_in(
     )
     data = stream.data
     sides = {"selection": MOST_HELD_ROWS, "holdout": MOST_HELD_ROWS, "train": data.replay_rows}
-    held, shares = _survey(batch, contract, split, sides)
+    held, known = _survey(predicted, batch, contract, split, sides)
     return Intake(
         batch=batch,
         contract=contract,
@@ -82,7 +87,7 @@ def take_in(
         replay=replay.with_batch(batch.batch_id, held["train"], data.memory_batches),
         selection=held["selection"],
         holdout=held["holdout"],
-        label_shares=shares,
+        known=known,
     )
 
 
@@ -92,55 +97,54 @@ def fractions_of(stream: Stream) -> Fractions:
     return Fractions(1.0 - data.selection - data.holdout, data.selection, data.holdout)
 
 
-def label_indices(rows: pd.DataFrame, contract: Contract) -> np.ndarray:
-    """Return each row's label as its position in the contract's list, (N,)."""
-    index = {label: position for position, label in enumerate(contract.labels)}
-    return np.array([index[str(label)] for label in rows[contract.label]], dtype=np.int64)
+def targets_of(predicted: Task, rows: pd.DataFrame, contract: Contract) -> np.ndarray:
+    """Return each row's answer as the task's number, (N,): a label's place in the list, say."""
+    return predicted.targets(rows[contract.label].tolist(), contract.labels)
 
 
-def _training_chunks(batch: Batch, contract: Contract, split: Fractions) -> Iterator[Chunk]:
+def _training_chunks(
+    predicted: Task, batch: Batch, contract: Contract, split: Fractions
+) -> Iterator[Chunk]:
     first = 0
     for chunk in _frames(batch, contract):
         mine = np.flatnonzero(side_of(chunk[contract.text].tolist(), split) == "train")
         rows = chunk.iloc[mine]
         yield (
             rows[contract.text].tolist(),
-            label_indices(rows, contract).tolist(),
+            targets_of(predicted, rows, contract).tolist(),
             (mine + first).tolist(),
         )
         first += len(chunk)
 
 
-def _rehearsed(replay: Replay, contract: Contract) -> Iterator[Chunk]:
+def _rehearsed(predicted: Task, replay: Replay, contract: Contract) -> Iterator[Chunk]:
     rows = replay.rows
     if not rows.empty:
         # Rehearsed rows are not rows of this batch, hence no row number of it.
-        labels = label_indices(rows, contract).tolist()
+        labels = targets_of(predicted, rows, contract).tolist()
         yield rows[contract.text].tolist(), labels, [-1] * len(rows)
 
 
 def _survey(
-    batch: Batch, contract: Contract, split: Fractions, most: Mapping[str, int]
+    predicted: Task, batch: Batch, contract: Contract, split: Fractions, most: Mapping[str, int]
 ) -> tuple[dict[str, pd.DataFrame], np.ndarray]:
-    """Return a bounded sample of each side, and the training rows' label shares.
+    """Return a bounded sample of each side, and the tally of the training rows' answers.
 
     Each row carries a random key from a fixed seed and the rows with the smallest keys stay, so
     every row is equally likely and memory does not grow with the batch.
     """
     random = np.random.default_rng(0)
     held = {side: pd.DataFrame() for side in most}
-    # One of each to begin with: a label the training rows lack must not have probability zero.
-    counts = np.ones(len(contract.labels))
+    targets = []
     for chunk in _frames(batch, contract):
         sides = side_of(chunk[contract.text].tolist(), split)
-        mine = chunk[sides == "train"]
-        counts += np.bincount(label_indices(mine, contract), minlength=len(counts))
+        targets.append(targets_of(predicted, chunk[sides == "train"], contract))
         chunk = chunk.assign(_key=random.random(len(chunk)))
         for side, rows in held.items():
             joined = pd.concat([rows, chunk[sides == side]], ignore_index=True)
             held[side] = _fewest(joined, most[side])
     found = {side: kept.drop(columns="_key", errors="ignore") for side, kept in held.items()}
-    return found, counts / counts.sum()
+    return found, predicted.tally(targets, contract.labels)
 
 
 def _fewest(rows: pd.DataFrame, most: int) -> pd.DataFrame:

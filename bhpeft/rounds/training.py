@@ -13,7 +13,7 @@ from torch import Generator
 from bhpeft.data.batch import Batch
 from bhpeft.data.contract import Contract
 from bhpeft.errors import StateError
-from bhpeft.learning.build import build_model, first_state
+from bhpeft.learning.build import build_model, first_state, task_of
 from bhpeft.learning.fit import Fitted, Task, Watch, fit
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.state import Absorbed, AdapterState, Spec
@@ -67,7 +67,8 @@ def spec_of(stream: Stream, contract: Contract) -> Spec:
         revision=stream.model.revision,
         fingerprint="",
         layers=stream.model.layers,
-        task="classification",
+        task=stream.task.name,
+        task_settings=dict(stream.task.settings),
         labels=contract.labels,
         pooling=stream.model.pooling,
         max_length=stream.model.max_length,
@@ -102,7 +103,17 @@ def model_of(stream: Stream, contract: Contract, parent: AdapterState | None) ->
 
 
 # What a chain may not change on the way: its posterior would mean something else.
-FIXED = ("task", "labels", "methods", "variant", "scale", "kl_weight", "layers", "max_length")
+FIXED = (
+    "task",
+    "task_settings",
+    "labels",
+    "methods",
+    "variant",
+    "scale",
+    "kl_weight",
+    "layers",
+    "max_length",
+)
 
 
 def _check_continues(asked: Spec, learned: Spec) -> None:
@@ -154,6 +165,7 @@ def train(
         variant=chosen,
         first=parent is None,
         forgetting=forgetting,
+        predicted=task_of(start.spec),
     )
     fitted = fit(task, generator, watch)
     state = _described(fitted.state, stream, intake, chosen)

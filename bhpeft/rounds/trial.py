@@ -13,14 +13,15 @@ from bhpeft.judgement.drift import DEFAULT_COLUMNS, DriftColumn, DriftReport, dr
 from bhpeft.judgement.drift_columns import DriftTable
 from bhpeft.judgement.gates import Decision, decide
 from bhpeft.judgement.report import Evidence, RoundReport, build_report
-from bhpeft.judgement.scored import Comparison, Scored
+from bhpeft.judgement.scored import Comparison
 from bhpeft.learning.predict import Predictor
 from bhpeft.learning.state import AdapterState
 from bhpeft.models.adapted import AdaptedModel
-from bhpeft.rounds.intake import Intake, label_indices
+from bhpeft.rounds.intake import Intake, targets_of
 from bhpeft.rounds.memory import BATCH, Memory, kept
 from bhpeft.rounds.training import Trained
 from bhpeft.stream import Stream
+from bhpeft.tasks import Task
 
 Watch = Callable[[int, int], None]
 
@@ -75,7 +76,7 @@ def put_to_trial(
     text, rows = intake.contract.text, intake.holdout
     counter = _Counter(watch, _rows_to_score(intake, champion, memory))
     candidate = Predictor(model, trained.state)
-    labels = label_indices(rows, intake.contract)
+    targets = targets_of(candidate.task, rows, intake.contract)
     mine = candidate.probabilities(rows[text].tolist(), watch=counter)
     reigning = None if champion is None else Predictor(model, champion)
     theirs = (
@@ -86,8 +87,8 @@ def put_to_trial(
     drift = _drift(stream, intake, theirs, vectors, memory)
     evidence = Evidence(
         labels=intake.contract.labels,
-        holdout=_comparison(NEW, rows, labels, mine, theirs),
-        regression=_regression(memory, known, intake),
+        holdout=_comparison(candidate.task, NEW, rows, targets, mine, theirs),
+        regression=_regression(candidate.task, memory, known, intake),
         slices=tuple(intake.contract.slices),
         drift=drift,
         posterior=trained.health,
@@ -95,7 +96,7 @@ def put_to_trial(
             "seconds": trained.fitted.seconds,
             **_cost(candidate, reigning, rows[text].tolist()),
         },
-        shares=intake.label_shares,
+        known=intake.known,
     )
     report = build_report(evidence, seed=stream.learning.seed)
     return Trial(
@@ -118,31 +119,33 @@ def _known(
 
 
 def _comparison(
+    predicted: Task,
     name: str,
     rows: pd.DataFrame,
-    labels: np.ndarray,
+    targets: np.ndarray,
     candidate: np.ndarray,
     champion: np.ndarray | None,
 ) -> Comparison:
     return Comparison(
         name,
         rows.reset_index(drop=True),
-        Scored(candidate, labels),
-        None if champion is None else Scored(champion, labels),
+        predicted.scored(candidate, targets),
+        None if champion is None else predicted.scored(champion, targets),
     )
 
 
 def _regression(
-    memory: Memory | None, known: np.ndarray | None, intake: Intake
+    predicted: Task, memory: Memory | None, known: np.ndarray | None, intake: Intake
 ) -> tuple[Comparison, ...]:
     if memory is None or known is None:
         return ()
-    labels = label_indices(memory.rows, intake.contract)
+    targets = targets_of(predicted, memory.rows, intake.contract)
     return tuple(
         _comparison(
+            predicted,
             name,
             memory.rows.iloc[at],
-            labels[at],
+            targets[at],
             known[:, at],
             memory.probabilities[:, at],
         )
@@ -207,13 +210,14 @@ def _drift(
 
 
 def _threshold(stream: Stream, candidate: Predictor, intake: Intake, counter: _Counter) -> float:
-    """Return the entropy above which predictions abstain, chosen on rows no gate looks at."""
+    """Return the uncertainty above which predictions abstain, chosen on rows no gate looks at."""
     rows = intake.selection if len(intake.selection) else intake.holdout
     if len(rows) == 0:
         return float("inf")
     probs = candidate.probabilities(rows[intake.contract.text].tolist(), watch=counter)
-    entropy = Scored(probs, label_indices(rows, intake.contract)).entropy
-    return float(np.quantile(entropy, 1.0 - stream.prediction.abstain_share))
+    targets = targets_of(candidate.task, rows, intake.contract)
+    uncertainty = candidate.task.scored(probs, targets).uncertainty
+    return float(np.quantile(uncertainty, 1.0 - stream.prediction.abstain_share))
 
 
 def _remembered(

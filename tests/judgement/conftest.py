@@ -8,18 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bhpeft.judgement.scored import Comparison, Scored
+from bhpeft.judgement.scored import Comparison
+from bhpeft.tasks.categorical import Categorical
 
-Reader = Callable[..., Scored]
+Reader = Callable[..., Categorical]
 
 
 def read(
     signal: np.ndarray, labels: np.ndarray, *, noise: float = 1.0, trust: float = 1.0
-) -> Scored:
+) -> Categorical:
     """Score rows from a signal ±1 + noise·N(0, 1): calibrated at trust 1, overconfident above."""
     logit = trust * 2 * signal / noise**2
     positive = 1 / (1 + np.exp(-(logit + np.array([[-0.1], [0.1]]))))
-    return Scored(np.stack([1 - positive, positive], -1), labels)
+    return Categorical(np.stack([1 - positive, positive], -1), labels)
 
 
 def task(rng: np.random.Generator, rows: int, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -28,7 +29,7 @@ def task(rng: np.random.Generator, rows: int, noise: float = 1.0) -> tuple[np.nd
     return 2 * labels - 1 + noise * rng.normal(size=rows), labels
 
 
-def compare(name: str, candidate: Scored, champion: Scored | None) -> Comparison:
+def compare(name: str, candidate: Categorical, champion: Categorical | None) -> Comparison:
     """Return the two on rows that carry a label and a slice column."""
     rows = pd.DataFrame(
         {

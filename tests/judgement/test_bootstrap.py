@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bhpeft.judgement.bootstrap import paired_bootstrap, paired_intervals, resample_counts
-from bhpeft.judgement.metrics import accuracy, accuracy_at_rejection, brier, ece, nll
+from bhpeft.tasks.metrics import accuracy, accuracy_at_rejection, brier, ece, nll
 from tests.judgement.conftest import read, task
 
 

@@ -13,8 +13,8 @@ from bhpeft.errors import StreamFileError, UnknownName
 from bhpeft.judgement.conformance import check_gate, example_reports
 from bhpeft.judgement.gates import GATES, Settings, check_settings, decide
 from bhpeft.judgement.report import Evidence, RoundReport, build_report
-from bhpeft.judgement.scored import Scored
 from bhpeft.judgement.verdict import Verdict
+from bhpeft.tasks.categorical import Categorical
 from tests.judgement.conftest import compare, read, task
 
 HEALTHY: dict[str, Any] = {
@@ -42,7 +42,9 @@ CALM: dict[str, Any] = {
 
 
 def a_round(
-    new: tuple[Scored, Scored | None], old: tuple[Scored, Scored | None] | None = None, **facts: Any
+    new: tuple[Categorical, Categorical | None],
+    old: tuple[Categorical, Categorical | None] | None = None,
+    **facts: Any,
 ) -> RoundReport:
     """Return the report of (candidate, champion) on the hold-out and on one regression set."""
     regression = () if old is None else (compare("movie-1", *old),)

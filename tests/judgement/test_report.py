@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bhpeft.judgement.report import Evidence, RoundReport, build_report
-from bhpeft.judgement.scored import Scored
+from bhpeft.tasks.categorical import Categorical
 from tests.judgement.conftest import compare, read, task
 
 
@@ -74,7 +74,7 @@ def test_slices_cover_the_holdout_once(report: RoundReport) -> None:
         ("common", 200),
         ("rare", 100),
     ]
-    weighted = sum(piece.rows * piece.candidate_accuracy for piece in report.slices) / 300
+    weighted = sum(piece.rows * piece.candidate for piece in report.slices) / 300
     assert weighted == pytest.approx(report.holdout.candidate.accuracy)
 
 
@@ -96,7 +96,7 @@ def test_the_prequential_signal_is_the_champions_own(rng: np.random.Generator) -
 def test_in_the_first_round_the_baseline_stands_in(rng: np.random.Generator) -> None:
     """There is nothing prequential, and differences are against the label shares."""
     first = compare("holdout", read(*task(rng, 200)), None)
-    report = build_report(Evidence(("a", "b"), first, shares=np.array([0.5, 0.5])))
+    report = build_report(Evidence(("a", "b"), first, known=np.array([0.5, 0.5])))
     assert report.first
     assert report.prequential is None
     assert report.holdout.reference.nll == pytest.approx(np.log(2))
@@ -106,13 +106,13 @@ def test_in_the_first_round_the_baseline_stands_in(rng: np.random.Generator) -> 
 def test_numbers_that_do_not_exist_become_null(rng: np.random.Generator) -> None:
     """A diverged candidate or an empty hold-out still gives a report."""
     signal, labels = task(rng, 60)
-    broken = Scored(np.full((2, 60, 2), np.nan), labels)
+    broken = Categorical(np.full((2, 60, 2), np.nan), labels)
     diverged = build_report(
         Evidence(("a", "b"), compare("holdout", broken, read(signal, labels)), slices=("kind",))
     )
     assert diverged.as_dict()["holdout"]["candidate"]["nll"] is None
     assert diverged.as_dict()["holdout"]["reference"]["nll"] is not None
-    nothing = Scored(np.empty((2, 0, 2)), labels[:0])
+    nothing = Categorical(np.empty((2, 0, 2)), labels[:0])
     empty = build_report(Evidence(("a", "b"), compare("holdout", nothing, nothing)))
     for report in (diverged, empty):
         json.dumps(report.as_dict(), allow_nan=False)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bhpeft.errors import BaseModelMismatch, StateError
+from bhpeft.learning.build import task_of
 from bhpeft.learning.predict import Predictor
 from bhpeft.learning.state import Absorbed, AdapterState, Spec, gauge_of, layout
 from bhpeft.learning.variants import BH_PEFT
@@ -226,6 +227,19 @@ def test_labels_that_look_like_other_things_come_back_as_the_texts_they_are(
     labels = ("1", "null", "2020-01-01", "schön 🙂")
     again = AdapterState.load(state.with_spec(labels=labels).save(tmp_path / "labels"))
     assert again.spec.labels == labels
+
+
+def test_a_state_from_before_there_were_tasks_is_a_classifier(
+    state: AdapterState, tmp_path: Path
+) -> None:
+    """Chains go on: what an older bhpeft wrote lacks fields and means what it always did."""
+    folder = state.save(tmp_path / "old")
+    told = json.loads((folder / "spec.json").read_text())
+    del told["task_settings"]
+    (folder / "spec.json").write_text(json.dumps(told))
+    again = AdapterState.load(folder)
+    assert again.spec == state.spec
+    assert task_of(again.spec).name == "classification"
 
 
 def test_the_gauge_names_the_factors_and_the_base_a_chain_started_from() -> None:

@@ -254,7 +254,7 @@ def test_label_shares_are_the_training_rows_and_never_zero(home: Chain) -> None:
     frame = pd.read_parquet(intake.batch.folder)
     train = frame[side_of(frame["text"].tolist()) == "train"]
     counts = train["label"].value_counts().reindex(["bad", "good"]) + 1
-    np.testing.assert_allclose(intake.label_shares, counts / counts.sum())
+    np.testing.assert_allclose(intake.known, counts / counts.sum())
 
 
 def test_what_is_held_out_of_a_large_batch_is_a_fixed_sample_of_it(

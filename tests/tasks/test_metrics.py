@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import brier_score_loss, log_loss
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from bhpeft.judgement import metrics
+from bhpeft.tasks import metrics
 from tests.judgement.conftest import read, task
 
 

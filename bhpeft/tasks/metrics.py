@@ -10,10 +10,9 @@ bins of the top label; the consistency resampling behind `ece_null`, Bröcker an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from sklearn.metrics import accuracy_score
+
+from bhpeft.tasks.scored import ReliabilityBin
 
 BINS = 15
 # The smallest normal float64: an impossible label costs 708 nats, and not infinity.
@@ -22,7 +21,7 @@ _TINY = float(np.finfo(np.float64).tiny)
 
 def accuracy(mean: np.ndarray, labels: np.ndarray) -> float:
     """Return the share of rows whose top label is right."""
-    return float(accuracy_score(labels, mean.argmax(1)))
+    return float(correct_rows(mean, labels).mean())
 
 
 def nll(mean: np.ndarray, labels: np.ndarray) -> float:
@@ -93,17 +92,6 @@ def ece_of_residuals(residuals: np.ndarray, bins: np.ndarray) -> np.ndarray:
     the bins' membership matrix serves a whole bootstrap.
     """
     return np.asarray(np.abs(residuals @ np.eye(BINS)[bins]).sum(-1) / len(bins))
-
-
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """One bar of a reliability diagram; bins without rows are left out."""
-
-    low: float
-    high: float
-    rows: int
-    confidence: float
-    accuracy: float
 
 
 def reliability_table(mean: np.ndarray, labels: np.ndarray) -> tuple[ReliabilityBin, ...]:
