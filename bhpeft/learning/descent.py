@@ -27,6 +27,7 @@ from bhpeft.learning.plan import Plan
 from bhpeft.learning.state import AdapterState, layout
 from bhpeft.learning.variants import Variant
 from bhpeft.models.adapted import AdaptedModel
+from bhpeft.models.feature_table import FeatureTable
 from bhpeft.models.tokens import TokenTable
 from bhpeft.posterior import MeanField, flatten, unflatten
 from bhpeft.posterior.elbo import (
@@ -67,7 +68,7 @@ class Task:
     model: AdaptedModel
     start: AdapterState
     prior: MeanField
-    rows: TokenTable
+    rows: TokenTable | FeatureTable
     plan: Plan
     variant: Variant
     first: bool

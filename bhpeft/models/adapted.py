@@ -14,7 +14,7 @@ posterior are the noise that belongs here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from bhpeft.methods.prefix import PrefixKeyValue
 from bhpeft.methods.sampled import tile
 from bhpeft.methods.sites import INPUT
 from bhpeft.models.fold import Fold
+from bhpeft.models.frozen_layers import FrozenLayers
 from bhpeft.models.heads import Head, LinearHead
 from bhpeft.models.last_layer import last_layer_of
 from bhpeft.models.load import LoadedBase
@@ -79,6 +80,7 @@ class AdaptedModel:
         self._layers = layers_of(self.model, architecture)
         self._fold = Fold()
         self._fold.hook(self._layers)
+        self._frozen = FrozenLayers(self.model, self._layers, self.frozen_layers)
         # After the fold's hooks: it sees the rows as they are tiled.
         self._last = last_layer_of(self.model, architecture) if self.pooling in POSITIONS else None
 
@@ -92,6 +94,15 @@ class AdaptedModel:
         """Return where the model computes."""
         device: torch.device = self.model.device
         return device
+
+    @property
+    def frozen_layers(self) -> int:
+        """Return how many layers are below the lowest one with a method in it.
+
+        0 where they cannot be run apart from the others.
+        """
+        places = [site.layer for _, site in self.sites.items() if site.layer is not None]
+        return max(0, min(places, default=0)) if self._folds else 0
 
     def to(self, device: torch.device | str) -> AdaptedModel:
         """Move everything, in place."""
@@ -107,7 +118,8 @@ class AdaptedModel:
         """Return the logits of a minibatch under the weights in place.
 
         Args:
-            minibatch: input_ids and attention_mask, (B, T) each.
+            minibatch: input_ids and attention_mask, (B, T) each; where it has `features`, the
+                model starts above its frozen layers, from these.
             per_example: the weights hold one draw for each example (S = B): nothing is tiled, and
                 row b is example b under draw b.
 
@@ -131,10 +143,16 @@ class AdaptedModel:
         if draws is not None and not self._folds:
             return self._looped(ids, mask, per_example)
         folds = 1 if per_example or draws is None else draws
-        pooled = self._pooled(ids, mask, folds)
+        with self._above(minibatch.get("features")):
+            pooled = self._pooled(ids, mask, folds)
         if len(pooled) < folds * len(ids):
             pooled = tile(pooled, folds)
         return self.head(pooled, minibatch)
+
+    def features(self, minibatch: Minibatch) -> Tensor:
+        """Return what the frozen layers make of a minibatch, (B, T, d), whatever the weights."""
+        ids, mask = (minibatch[name].to(self.device) for name in ("input_ids", "attention_mask"))
+        return self._frozen.hidden(ids, mask)
 
     @torch.no_grad()
     def embed(self, minibatch: Minibatch) -> Tensor:
@@ -189,14 +207,18 @@ class AdaptedModel:
             for layer in layers:
                 layer.gradient_checkpointing = layer.training = False
 
+    def _above(self, features: Tensor | None) -> AbstractContextManager[None]:
+        if features is None:
+            return nullcontext()
+        return self._frozen.instead(features.to(self.device))
+
     def _pooled(self, ids: Tensor, mask: Tensor, folds: int) -> Tensor:
         """Return one vector a row, of B or of S·B rows."""
         if self._last is None or not self._last.ready:
             hidden, mask = self._hidden(ids, mask, folds)
             return POOLINGS[self.pooling](hidden, mask)
-        drawn = folds if self.sites.lowest_drawn == len(self._layers) - 1 else 1
-        with self._last.at(POSITIONS[self.pooling](mask), mask.shape[1], drawn):
-            hidden, _ = self._hidden(ids, mask, folds // drawn)
+        with self._last.at(POSITIONS[self.pooling](mask), mask.shape[1]):
+            hidden, _ = self._hidden(ids, mask, folds)
         return hidden.squeeze(1)
 
     def _hidden(self, ids: Tensor, mask: Tensor, folds: int) -> tuple[Tensor, Tensor]:

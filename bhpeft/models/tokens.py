@@ -131,6 +131,11 @@ class TokenTable:
         """Return how many minibatches of `size` an epoch has."""
         return sum(-(-int(rows) // size) for rows in np.diff(self._starts))
 
+    def lengths(self) -> NDArray[np.int64]:
+        """Return how many tokens each row has, (N,)."""
+        found = [self._window(index).lengths for index in range(len(self._starts) - 1)]
+        return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+
     def minibatches(self, size: int, generator: Generator) -> Iterator[dict[str, Tensor]]:
         """Yield every row once, in shuffled minibatches of rows of similar length.
 

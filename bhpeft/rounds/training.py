@@ -21,6 +21,7 @@ from bhpeft.learning.variants import Variant, variant
 from bhpeft.methods import method
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.arithmetic import Arithmetic
+from bhpeft.models.feature_table import with_features
 from bhpeft.posterior import MeanField, power_prior, std_at_bounds
 from bhpeft.rounds.intake import Intake
 from bhpeft.stream import Stream
@@ -156,18 +157,20 @@ def train(
         prior = power_prior(parent.posterior, parent.prior, forgetting)
         # With no data the posterior must not move: the round starts at q = prior.
         start = replace(parent, posterior=prior)
-    task = Task(
-        model=model,
-        start=start,
-        prior=prior,
-        rows=intake.train,
-        plan=Plan(**stream.learning.plan),
-        variant=chosen,
-        first=parent is None,
-        forgetting=forgetting,
-        predicted=task_of(start.spec),
-    )
-    fitted = fit(task, generator, watch)
+    kept, limit = stream.cache / "features", stream.model.feature_cache_mb * 2**20
+    with with_features(intake.train, model, kept, limit) as rows:
+        task = Task(
+            model=model,
+            start=start,
+            prior=prior,
+            rows=rows,
+            plan=Plan(**stream.learning.plan),
+            variant=chosen,
+            first=parent is None,
+            forgetting=forgetting,
+            predicted=task_of(start.spec),
+        )
+        fitted = fit(task, generator, watch)
     state = _described(fitted.state, stream, intake, chosen)
     return Trained(state, prior, fitted, _health(state, prior, fitted))
 

@@ -72,6 +72,24 @@ def test_the_same_batch_is_learned_the_same_way_again(home: Chain, first: Adapte
     assert not same(other.posterior, first.posterior)
 
 
+@pytest.mark.parametrize("megabytes", [0, 64])
+def test_what_frozen_layers_make_of_the_rows_is_kept_within_the_streams_limit(
+    home: Chain, tmp_path: Path, megabytes: int
+) -> None:
+    """In a folder of the stream's, and only where layers are frozen."""
+    stream = home.with_learning(adapted_layers=1).stream
+    base = stream.model.model_copy(update={"layers": 2, "feature_cache_mb": megabytes})
+    model, intake = taken(
+        replace(home, stream=stream.model_copy(update={"model": base})), "b1", None
+    )
+    assert model.frozen_layers == 1
+    stream = stream.model_copy(update={"model": base, "home": tmp_path})
+    train(stream, intake, model, None)
+    kept = list(stream.cache.rglob("*.features"))
+    assert len(kept) == (1 if megabytes else 0)
+    assert not list(stream.cache.rglob("*.partial"))
+
+
 @pytest.mark.parametrize("forgetting", [1.0, 0.7, 0.0])
 def test_the_prior_is_the_parents_posterior_widened_by_the_power_prior(
     home: Chain, first: AdapterState, forgetting: float
