@@ -51,6 +51,9 @@ class Learning(Section):
 
     variant: str = "bh_peft"
     gaussian: bool = True
+    estimator: Literal["", "shared", "per_example", "flipout"] = Field(
+        "", description="how a step draws its noise; empty for the variant's"
+    )
     methods: tuple[str, ...] = ()
     adapted_layers: int | None = Field(None, ge=1, description="adapt only the top n layers")
     kl_weight: float | None = Field(

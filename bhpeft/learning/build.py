@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Generator, Tensor
 
+from bhpeft.errors import ConfigError
 from bhpeft.learning.state import AdapterState, Spec, gauge_of, layout
 from bhpeft.learning.variants import Variant
 from bhpeft.methods import architecture_of, method
@@ -74,9 +75,13 @@ def first_state(
         variant: which weights are Gaussian and under which prior.
         texts: a few rows, on which the spread of real keys and values is measured.
         generator: the source of σ's start, where the variant spreads it.
+
+    Raises:
+        ConfigError: the methods have no weight that the variant makes Gaussian.
     """
     initial = {name: value.detach().cpu() for name, value in model.sites.values().items()}
     gaussian = {name: v for name, v in initial.items() if _part(model, name) in variant.gaussian}
+    _check_gaussian(model, variant, gaussian)
     point = {name: initial[name] for name in sorted(initial) if name not in gaussian}
     shapes = layout(gaussian)
     prior = _base_prior(model, variant, shapes, _measured(model, spec, texts))
@@ -94,6 +99,19 @@ def first_state(
         revision=model.base.revision or "",
         gauge=gauge_of(model.base.fingerprint, initial),
         pooling=model.pooling,
+    )
+
+
+def _check_gaussian(model: AdaptedModel, variant: Variant, gaussian: Mapping[str, Tensor]) -> None:
+    """Refuse a Bayesian variant without a posterior: it would silently be a point estimate."""
+    if gaussian or not variant.gaussian:
+        return
+    raise ConfigError(
+        f"The variant {variant.name!r} makes nothing of these methods Gaussian",
+        found="only " + ", ".join(sorted(set(model.sites.parts.values()))),
+        expected=f"one of {', '.join(sorted(variant.gaussian))}",
+        remedy="Use one of the methods "
+        f"{', '.join(variant.methods)}, another variant, or say gaussian = false.",
     )
 
 

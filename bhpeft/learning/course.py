@@ -1,8 +1,7 @@
 """Decide how many epochs a round takes: lengthened until σ can arrive, ended on a plateau.
 
-After one epoch the curvature is known, and with it how far rho has to go
-(`bhpeft.posterior.elbo.rho_travel`): the round is lengthened until its learning rates add up to
-that. With `plan.patience` it may end before: once the loss over an epoch has stopped falling, and
+After one epoch the curvature is known, and with it how far σ has to go (`bhpeft.learning.travel`):
+the round is lengthened until its learning rates add up to that. With `plan.patience` it may end before: once the loss over an epoch has stopped falling, and
 if what rho has travelled and will travel in a last epoch is enough. Over that last epoch the rates
 fall to zero from where they are, since a mean taken while they are large is a noisy one.
 """
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 
 from bhpeft.learning.descent import Descent, Task, diverged
 from bhpeft.learning.plan import PLATEAU
-from bhpeft.posterior.elbo import check_rho_travel, rho_travel
+from bhpeft.learning.travel import epochs_needed
 
 
 @dataclass
@@ -25,7 +24,7 @@ class Course:
     Attributes:
         task: what is learned.
         epochs: how many there are to be, as far as is known.
-        travel_met: whether rho was found to have the way it needs; None where that has no bound.
+        travel_met: whether rho was found to have the way it needs; None where there is no rho.
         settled: whether the loss stopped falling before the end.
     """
 
@@ -63,28 +62,12 @@ class Course:
                 self._end_after(epoch + 1, descent)
 
     def _lengthen(self, curvature: float) -> None:
-        task, plan, q = self.task, self.task.plan, self.task.start.posterior
-        if q.size == 0 or task.variant.kl_by_sgd:
+        if self.task.start.posterior.size == 0:
             return
         if not math.isfinite(curvature):
             raise diverged("in its first epoch", f"a mean squared gradient of {curvature}")
-        way = {
-            "start_std": float(q.std.median()),
-            "prior_std": float(task.prior.std.median()),
-            "rows": len(task.rows),
-            "curvature": curvature,
-            "kl_weight": task.variant.kl_weight,
-            "scale": q.scale,
-        }
+        self.epochs, self._needed = epochs_needed(self.task, curvature)
         self.travel_met = True
-        for epochs in range(plan.epochs, max(plan.epochs, plan.max_epochs) + 1):
-            self.epochs = epochs
-            budget = plan.rho_travel(self.steps) * task.variant.rho_step
-            travel = rho_travel(budget, **way)  # type: ignore[arg-type]
-            self._needed = travel.needed
-            if travel.needed <= budget:
-                return
-        check_rho_travel(budget, **way, steps=self.steps)  # type: ignore[arg-type]
 
     def _wait(self, loss: float) -> None:
         if loss < self._least - PLATEAU:
@@ -97,7 +80,8 @@ class Course:
         plan, variant = self.task.plan, self.task.variant
         # The rates fall linearly, so the last epoch is worth half of what they are at its start.
         rate = plan.rate(descent.steps, self.steps) * plan.rho_learning_rate * variant.rho_step
-        left = rate * (self.task.steps_an_epoch + 1) / 2
+        # An increasing KL has its say at the end of an epoch, when they are zero.
+        left = 0.0 if variant.kl_by_sgd else rate * (self.task.steps_an_epoch + 1) / 2
         if descent.travelled + left >= self._needed:
             descent.end_by(self.steps)
             self.epochs, self.settled = epochs, True

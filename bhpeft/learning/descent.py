@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ from bhpeft.posterior.elbo import (
     online_precision,
     warmup,
 )
+from bhpeft.posterior.estimators import ESTIMATORS
+from bhpeft.posterior.kl_flow import kl_flow
 
 # rho's gradient falls as σ² on the way down, and Adam's usual memory of a thousand steps keeps it
 # from arriving: on a noiseless toy with just the travel needed, σ ended 1.78 times its optimum with
@@ -112,7 +115,8 @@ class Descent:
 
     Attributes:
         steps: taken so far.
-        travelled: how far rho can have moved in them, in units of rho.
+        travelled: how far rho can have moved in them, in units of rho; where the KL is stepped
+            apart, for how long it has acted.
         curve: what was read off.
         ending: where the loss stopped falling, the step and the rates' factor there; from then on
             the rates fall to zero over what is left.
@@ -210,8 +214,8 @@ class Descent:
 
     def _noise(self, rows: int) -> Tensor:
         # The point estimate has no Gaussian weight, hence nothing to draw for each example.
-        draws = rows if self.task.variant.per_example and self.q.size else None
-        return self.q.noise(self.generator, draws)
+        estimator = self.task.variant.estimator if self.q.size else "shared"
+        return ESTIMATORS[estimator](self.q, self.generator, rows)
 
     def _backward(
         self, minibatch: Mapping[str, Tensor], noise: Tensor
@@ -244,10 +248,14 @@ class Descent:
         for group, base in zip(self.optimiser.param_groups, rates, strict=True):
             group["lr"] = base * rate
         self.optimiser.step()
-        self.travelled += rho_rate * rate
-        if variant.kl_by_sgd:
-            self.mean.sub_(kl.mean, alpha=plan.kl_learning_rate * rate * scale)
-            self.rho.sub_(kl.rho, alpha=plan.kl_learning_rate * rate * scale)
+        if not variant.kl_by_sgd:
+            self.travelled += rho_rate * rate
+            return
+        time = flow_time(self.task, self.steps, steps, rate)
+        pulled = kl_flow(self.q, self.prior, time)
+        self.mean.copy_(pulled.mean)
+        self.rho.copy_(pulled.rho)
+        self.travelled += time
 
     def _rate(self, steps: int) -> float:
         """Return the learning rates' factor at this step."""
@@ -259,13 +267,8 @@ class Descent:
     def _scale(self, steps: int) -> float:
         """Return λ/N times the step's share of the KL."""
         task = self.task
-        scale = kl_scale(task.variant.kl_weight, len(task.rows))
-        if task.first:
-            scale *= warmup(self.steps, steps, task.plan.kl_warmup)
-        if task.variant.kl_schedule == "increasing":
-            minibatches = task.steps_an_epoch
-            scale *= minibatches * blob_kl_weights(minibatches)[self.steps % minibatches]
-        return scale
+        share = task.steps_an_epoch * kl_share(task, self.steps, steps)
+        return kl_scale(task.variant.kl_weight, len(task.rows)) * share
 
     def _point_gradient(self, gradient: Tensor) -> Tensor:
         task = self.task
@@ -326,6 +329,31 @@ class Descent:
             precision=unflatten(precision, shapes),
             spec=task.start.spec,
         )
+
+
+def kl_share(task: Task, step: int, steps: int) -> float:
+    """Return a step's share of the KL: 1 in all over an epoch, less while round 0 warms up."""
+    minibatches = task.steps_an_epoch
+    share = _epoch_shares(task.variant.kl_schedule, minibatches)[step % minibatches]
+    return share * (warmup(step, steps, task.plan.kl_warmup) if task.first else 1.0)
+
+
+def flow_time(task: Task, step: int, steps: int, rate: float) -> float:
+    """Return how long the KL acts in a step where SGD steps it apart: η·λ·π at the rates' factor.
+
+    As published, SGD sees π·KL with Σ π = 1 over an epoch, *not* divided by the rows: AdamW on the
+    NLL does not see the size of its gradient, so a factor 1/N here would only make σ arrive N/M
+    times later than in the paper.
+    """
+    speed = task.plan.kl_learning_rate * rate
+    return speed * task.variant.kl_weight * kl_share(task, step, steps)
+
+
+@lru_cache(maxsize=16)
+def _epoch_shares(schedule: str, minibatches: int) -> list[float]:
+    if schedule == "increasing":
+        return blob_kl_weights(minibatches)
+    return [1.0 / minibatches] * minibatches
 
 
 def diverged(when: str, found: str) -> Diverged:

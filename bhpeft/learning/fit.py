@@ -36,8 +36,7 @@ class Fitted:
         state: the candidate's posterior and point weights.
         curve: one mapping a reading: step, nll, kl (nats), loss, learning_rate.
         steps, epochs, seconds: how long it took.
-        travel_met: whether rho could have reached its optimum; None where nothing is Gaussian or
-            the KL is stepped by SGD, whose travel has no such bound.
+        travel_met: whether rho could have reached its optimum; None where nothing is Gaussian.
         settled: whether it ended early because the loss had stopped falling.
     """
 

@@ -52,9 +52,9 @@ class Variant:
         start_std: lowest and highest σ when round 0 starts, drawn uniformly in rho; small, since
             with B = 0 the likelihood is silent and the KL alone would inflate σ.
         scale: how rho maps to σ, a key of `bhpeft.posterior.SCALES`.
-        per_example: one draw for each example instead of one for the minibatch.
+        estimator: how a step draws its noise, a key of `bhpeft.posterior.ESTIMATORS`.
         kl_schedule: "constant", or "increasing" for BLoB's 2^i/(2^M − 1) over an epoch.
-        kl_by_sgd: step the KL by plain SGD beside AdamW on the NLL, as BLoB does.
+        kl_by_sgd: step the KL by SGD of its own beside AdamW on the NLL, as BLoB does.
         rho_step: factor on the plan's learning rate of rho, whose unit is the scale's own.
         kl_weight: λ of the objective, constant over rounds.
         methods: the PEFT methods the variant is published with.
@@ -67,7 +67,7 @@ class Variant:
     start_std: tuple[float, float]
     methods: tuple[str, ...]
     scale: str = "softplus"
-    per_example: bool = False
+    estimator: str = "shared"
     kl_schedule: str = "constant"
     kl_by_sgd: bool = False
     rho_step: float = 1.0
@@ -124,7 +124,7 @@ BLOB = Variant(
     start_std=(BLOB_EPSILON**2 / 2, BLOB_EPSILON**2),
     methods=("lora",),
     scale="square",
-    per_example=True,
+    estimator="flipout",
     kl_schedule="increasing",
     kl_by_sgd=True,
     # A nat of σ = G² is G/2 of rho, 0.025 at the start against 1 for softplus.

@@ -2,6 +2,8 @@
 
 meanfield     the Gaussian itself: draws, KL, layout
 elbo          the loss's scaling and gradients, the anchor, the rho-travel check
+estimators    the noise of a training step: shared, per example, flipout
+kl_flow       the KL on its own: BLoB's SGD, integrated exactly
 forgetting    posterior → prior, and the bounds of σ
 predictive    from S draws to a prediction and its uncertainty
 """
@@ -23,7 +25,9 @@ from bhpeft.posterior.elbo import (
     rho_travel,
     warmup,
 )
+from bhpeft.posterior.estimators import ESTIMATORS, Estimator
 from bhpeft.posterior.forgetting import Bound, StdBounds, clamp_std, power_prior, std_at_bounds
+from bhpeft.posterior.kl_flow import kl_flow, time_to_arrive
 from bhpeft.posterior.meanfield import (
     SCALES,
     MeanField,
@@ -64,6 +68,10 @@ __all__ = [
     "optimal_std",
     "rho_travel",
     "warmup",
+    "ESTIMATORS",
+    "Estimator",
+    "kl_flow",
+    "time_to_arrive",
     "Bound",
     "StdBounds",
     "clamp_std",

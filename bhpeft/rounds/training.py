@@ -56,6 +56,8 @@ def variant_of(stream: Stream) -> Variant:
     chosen = variant(stream.learning.variant)
     if stream.learning.kl_weight is not None:
         chosen = replace(chosen, kl_weight=stream.learning.kl_weight)
+    if stream.learning.estimator:
+        chosen = replace(chosen, estimator=stream.learning.estimator)
     return chosen if stream.learning.gaussian else chosen.point()
 
 

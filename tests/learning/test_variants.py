@@ -6,7 +6,7 @@ from math import sqrt
 import pytest
 import torch
 
-from bhpeft.errors import UnknownName
+from bhpeft.errors import ConfigError, UnknownName
 from bhpeft.learning.variants import BH_PEFT, BLOB, VARIANTS, Variant, Width, variant
 from bhpeft.models.encode import collate
 from bhpeft.posterior import unflatten
@@ -70,9 +70,9 @@ def test_blob_is_gaussian_on_a_with_sigma_g_squared_between_half_and_all_of_epsi
     torch.testing.assert_close(state.prior.std, torch.full_like(std, 0.2))
 
 
-def test_blob_draws_per_example_and_steps_an_increasing_kl_by_sgd() -> None:
+def test_blob_draws_by_flipout_and_steps_an_increasing_kl_by_sgd() -> None:
     """The estimator of the paper, every part of it a value and none an `if`."""
-    assert BLOB.per_example
+    assert BLOB.estimator == "flipout"
     assert BLOB.kl_by_sgd
     assert BLOB.kl_schedule == "increasing"
     assert BLOB.methods == ("lora",)
@@ -108,6 +108,13 @@ def test_the_prior_width_divides_by_the_root_of_the_fan_in_where_it_says_so() ->
     assert Width(2.0, over_sqrt_fan_in=True).of(16, None) == 0.5
     assert Width(2.0).of(16, 3.0) == 2.0
     assert Width(2.0, times_measured=True).of(16, 3.0) == 6.0
+
+
+def test_a_variant_that_finds_nothing_to_be_gaussian_is_refused_by_name() -> None:
+    """BLoB on adapters alone would silently be a point estimate without a posterior."""
+    with pytest.raises(ConfigError, match=r"'blob' makes nothing.*expected one of lora.a"):
+        problems.start(problems.model(["adapter"]), ["adapter"], BLOB)
+    problems.start(problems.model(["adapter"]), ["adapter"], BLOB.point())
 
 
 def test_an_unknown_variant_lists_the_known_ones_and_the_closest() -> None:
