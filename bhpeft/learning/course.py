@@ -1,8 +1,9 @@
 """Decide how many epochs a round takes: lengthened until σ can arrive, ended on a plateau.
 
 After one epoch the curvature is known, and with it how far σ has to go (`bhpeft.learning.travel`):
-the round is lengthened until its learning rates add up to that. With `plan.patience` it may end before: once the loss over an epoch has stopped falling, and
-if what rho has travelled and will travel in a last epoch is enough. Over that last epoch the rates
+the round is lengthened until its learning rates add up to that. With `plan.patience` it may end
+before: once the loss over an epoch has stopped falling, and if what rho has travelled and will
+travel in a last epoch is enough. Over that last epoch the rates
 fall to zero from where they are, since a mean taken while they are large is a noisy one.
 """
 
@@ -12,8 +13,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bhpeft.learning.descent import Descent, Task, diverged
+from bhpeft.learning.descent import Descent, diverged
 from bhpeft.learning.plan import PLATEAU
+from bhpeft.learning.problem import Task
 from bhpeft.learning.travel import epochs_needed
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -24,20 +23,14 @@ from torch import Generator, Tensor
 from bhpeft import tasks
 from bhpeft.errors import Diverged
 from bhpeft.learning.fisher import Fisher
-from bhpeft.learning.plan import Plan
 from bhpeft.learning.state import AdapterState, layout
-from bhpeft.learning.variants import Variant
-from bhpeft.models.adapted import AdaptedModel
-from bhpeft.models.feature_table import FeatureTable
-from bhpeft.models.tokens import TokenTable
+from bhpeft.learning.problem import Task, flow_time, kl_share
 from bhpeft.posterior import MeanField, flatten, unflatten
 from bhpeft.posterior.elbo import (
-    blob_kl_weights,
     kl_gradient,
     kl_scale,
     nll_gradient,
     online_precision,
-    warmup,
 )
 from bhpeft.posterior.estimators import ESTIMATORS
 from bhpeft.posterior.kl_flow import kl_flow
@@ -50,38 +43,6 @@ RHO_BETAS = (0.9, 0.95)
 # A point of the curve once in so many steps. To look at one makes a GPU wait for itself, so they
 # stay where they were computed and are looked at so many at a time, and whenever an epoch ends.
 READ_EVERY, READ_TOGETHER = 10, 50
-
-
-@dataclass(frozen=True)
-class Task:
-    """One round's learning problem.
-
-    Attributes:
-        model: the frozen base with its methods attached.
-        start: where q and the point weights start; q is the prior itself after round 0.
-        prior: this round's prior over the Gaussian weights, in the layout of `start`.
-        rows: the batch's training rows, tokenised.
-        plan: epochs and learning rates.
-        variant: what is Gaussian and how the KL enters.
-        first: whether this is round 0, which warms the KL up and anchors nothing.
-        forgetting: ρ, by which the anchor of the point weights ages too.
-        predicted: what is predicted, which says what the NLL of a row is.
-    """
-
-    model: AdaptedModel
-    start: AdapterState
-    prior: MeanField
-    rows: TokenTable | FeatureTable
-    plan: Plan
-    variant: Variant
-    first: bool
-    forgetting: float = 1.0
-    predicted: tasks.Task = field(default_factory=tasks.Classification)
-
-    @property
-    def steps_an_epoch(self) -> int:
-        """Return the number of the optimiser's steps in one pass over the rows."""
-        return -(-self.rows.steps(self.plan.batch_size) // self.plan.accumulate)
 
 
 @dataclass
@@ -329,31 +290,6 @@ class Descent:
             precision=unflatten(precision, shapes),
             spec=task.start.spec,
         )
-
-
-def kl_share(task: Task, step: int, steps: int) -> float:
-    """Return a step's share of the KL: 1 in all over an epoch, less while round 0 warms up."""
-    minibatches = task.steps_an_epoch
-    share = _epoch_shares(task.variant.kl_schedule, minibatches)[step % minibatches]
-    return share * (warmup(step, steps, task.plan.kl_warmup) if task.first else 1.0)
-
-
-def flow_time(task: Task, step: int, steps: int, rate: float) -> float:
-    """Return how long the KL acts in a step where SGD steps it apart: η·λ·π at the rates' factor.
-
-    As published, SGD sees π·KL with Σ π = 1 over an epoch, *not* divided by the rows: AdamW on the
-    NLL does not see the size of its gradient, so a factor 1/N here would only make σ arrive N/M
-    times later than in the paper.
-    """
-    speed = task.plan.kl_learning_rate * rate
-    return speed * task.variant.kl_weight * kl_share(task, step, steps)
-
-
-@lru_cache(maxsize=16)
-def _epoch_shares(schedule: str, minibatches: int) -> list[float]:
-    if schedule == "increasing":
-        return blob_kl_weights(minibatches)
-    return [1.0 / minibatches] * minibatches
 
 
 def diverged(when: str, found: str) -> Diverged:

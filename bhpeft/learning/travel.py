@@ -9,7 +9,7 @@ Adam, which follows the likelihood.
 from __future__ import annotations
 
 from bhpeft.errors import RhoTravelTooShort
-from bhpeft.learning.descent import Task, flow_time
+from bhpeft.learning.problem import Task, flow_time
 from bhpeft.posterior.elbo import check_rho_travel, optimal_std, rho_travel
 from bhpeft.posterior.kl_flow import time_to_arrive
 
