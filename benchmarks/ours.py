@@ -12,8 +12,8 @@ from benchmarks.peers.problem import SEED, Learner, Problem
 from bhpeft.learning.build import build_model, first_state
 from bhpeft.learning.descent import Descent
 from bhpeft.learning.plan import Plan
-from bhpeft.learning.state import Spec
 from bhpeft.learning.problem import Task
+from bhpeft.learning.state import Spec
 from bhpeft.learning.variants import BH_PEFT
 from bhpeft.models.arithmetic import MEASURED, PLAIN, Arithmetic, in_words
 from bhpeft.models.tokens import TokenTable

@@ -20,11 +20,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from bhpeft import tasks
 from bhpeft.errors import Diverged
 from bhpeft.learning.fisher import Fisher
-from bhpeft.learning.state import AdapterState, layout
 from bhpeft.learning.problem import Task, flow_time, kl_share
+from bhpeft.learning.state import AdapterState, layout
 from bhpeft.posterior import MeanField, flatten, unflatten
 from bhpeft.posterior.elbo import (
     kl_gradient,

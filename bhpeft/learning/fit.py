@@ -18,8 +18,8 @@ from bhpeft.errors import FitError
 from bhpeft.learning.course import Course
 from bhpeft.learning.descent import Descent
 from bhpeft.learning.plan import Plan
-from bhpeft.learning.state import AdapterState
 from bhpeft.learning.problem import Task
+from bhpeft.learning.state import AdapterState
 from bhpeft.models.adapted import Minibatch
 from bhpeft.models.transfer import on_device
 
