@@ -87,12 +87,11 @@ def _check_exchangeable(state: AdapterState, draws: int) -> None:
 def _checkpoint(
     model: AdaptedModel, config: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> Checkpoint:
-    paths = _paths(model)
-    tensors = {
-        f"{PREFIX}{paths[id(site.module)]}.lora_{site.attribute.upper()}.weight": weights[name]
-        for name, site in model.sites.items()
-        if id(site.module) in paths
-    }
+    tensors = {}
+    with model.swapped(weights):
+        for path, module in _adapted(model).items():
+            for side, factor in (("A", module.a), ("B", module.outer)):
+                tensors[f"{PREFIX}{path}.lora_{side}.weight"] = factor.detach()
     head = {leaf: weights[f"head.{leaf}"] for leaf in ("weight", "bias")}
     return Checkpoint(config, tensors, head)
 
@@ -100,7 +99,7 @@ def _checkpoint(
 def _config(model: AdaptedModel, state: AdapterState) -> dict[str, Any]:
     lora: Any = method("lora", state.spec.methods["lora"])
     modules = dict(model.model.named_modules())
-    paths = list(_paths(model).values())
+    paths = list(_adapted(model))
     return {
         "peft_type": "LORA",
         "task_type": "FEATURE_EXTRACTION",
@@ -129,10 +128,10 @@ def _targets(model: AdaptedModel, modules: Mapping[str, nn.Module], paths: list[
     return names if known and meant == set(paths) else paths
 
 
-def _paths(model: AdaptedModel) -> dict[int, str]:
-    """Return where every adapted module is in the base model, by the module's id."""
+def _adapted(model: AdaptedModel) -> dict[str, LoRALinear]:
+    """Return every adapted module by where it is in the base model."""
     return {
-        id(module): path
+        path: module
         for path, module in model.model.named_modules()
         if isinstance(module, LoRALinear)
     }

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Generator, Tensor
 
-from bhpeft.errors import ConfigError
+from bhpeft.errors import ConfigError, StateError
 from bhpeft.learning.state import AdapterState, Spec, gauge_of, layout
 from bhpeft.learning.variants import Variant
 from bhpeft.methods import architecture_of, method
@@ -97,9 +97,36 @@ def first_state(
     ).with_spec(
         fingerprint=model.base.fingerprint,
         revision=model.base.revision or "",
-        gauge=gauge_of(model.base.fingerprint, initial),
+        gauge=gauge_of_model(model),
         pooling=model.pooling,
     )
+
+
+def gauge_of_model(model: AdaptedModel) -> str:
+    """Return the coordinates a chain that starts from this model would live in.
+
+    They are its frozen factors; where none is frozen, the factors it starts from.
+    """
+    weights = model.sites.frozen or model.sites.values()
+    return gauge_of(model.base.fingerprint, weights)
+
+
+def check_gauge(model: AdaptedModel, state: AdapterState) -> None:
+    """Refuse a state on a model whose frozen factors are not those it was learned between.
+
+    Raises:
+        StateError: they are others.
+    """
+    if not model.sites.frozen:
+        return
+    found = gauge_of_model(model)
+    if found != state.spec.gauge:
+        raise StateError(
+            "The model's frozen factors are not those this posterior was learned between",
+            found=f"gauge {found[:12]}",
+            expected=f"gauge {state.spec.gauge[:12]}",
+            remedy="Put learning.seed back: the frozen factors are drawn from it.",
+        )
 
 
 def _check_gaussian(model: AdaptedModel, variant: Variant, gaussian: Mapping[str, Tensor]) -> None:

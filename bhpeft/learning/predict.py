@@ -58,12 +58,13 @@ class Predictor:
             StateError: the files are not whole, or lack a weight of the model.
             BaseModelMismatch: the base model's weights are not those it was learned on.
         """
-        from bhpeft.learning.build import build_model
+        from bhpeft.learning.build import build_model, check_gauge
 
         state = AdapterState.load(Path(folder))
         model = build_model(state.spec, arithmetic)
         state.check_base(model.base.fingerprint)
         state.check_layout(model.shapes)
+        check_gauge(model, state)
         return cls(model, state)
 
     def probabilities(

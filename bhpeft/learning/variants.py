@@ -57,6 +57,8 @@ class Variant:
         kl_by_sgd: step the KL by SGD of its own beside AdamW on the NLL, as BLoB does.
         rho_step: factor on the plan's learning rate of rho, whose unit is the scale's own.
         kl_weight: λ of the objective, constant over rounds.
+        parameterisation: which factors of a low-rank map are learned, for the methods that have
+            one; a key of `bhpeft.methods.PARAMETERISATIONS`.
         methods: the PEFT methods the variant is published with.
     """
 
@@ -72,6 +74,7 @@ class Variant:
     kl_by_sgd: bool = False
     rho_step: float = 1.0
     kl_weight: float = 1.0
+    parameterisation: str = "blob"
 
     def point(self) -> Variant:
         """Return the same system as a point estimate: maximum likelihood, no posterior."""
@@ -132,7 +135,24 @@ BLOB = Variant(
     kl_weight=1.0,
 )
 
-VARIANTS: dict[str, Variant] = {"bh_peft": BH_PEFT, "blob": BLOB}
+# The same hybrid with the Gaussian elsewhere: on the output side of frozen orthonormal factors, or
+# on a core between two of them. Both start from the base model, where the likelihood is not silent.
+BH_PEFT_LINEAR = replace(
+    BH_PEFT,
+    name="bh_peft_linear",
+    gaussian=INPUT_SIDE | {"lora.b", "adapter.up"},
+    parameterisation="linear",
+)
+BH_PEFT_CORE = replace(
+    BH_PEFT,
+    name="bh_peft_core",
+    gaussian=INPUT_SIDE | {"lora.core", "adapter.core"},
+    parameterisation="core",
+)
+
+VARIANTS: dict[str, Variant] = {
+    one.name: one for one in (BH_PEFT, BLOB, BH_PEFT_LINEAR, BH_PEFT_CORE)
+}
 
 
 def variant(name: str) -> Variant:

@@ -23,6 +23,7 @@ from bhpeft.methods.architectures import ARCHITECTURES, Architecture, architectu
 from bhpeft.methods.bitfit import BitFit
 from bhpeft.methods.houlsby import Houlsby
 from bhpeft.methods.lora import LoRA
+from bhpeft.methods.parameterisation import PARAMETERISATIONS
 from bhpeft.methods.prefix import Prefix
 from bhpeft.methods.prompt import Prompt
 from bhpeft.methods.sampled import sampled_linear
@@ -31,6 +32,7 @@ from bhpeft.plugins import resolve
 
 __all__ = [
     "METHODS",
+    "PARAMETERISATIONS",
     "Method",
     "LoRA",
     "ParallelAdapter",

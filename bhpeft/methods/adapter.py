@@ -27,24 +27,32 @@ from bhpeft.methods.architectures import (
     chosen_layers,
     layers_of,
 )
+from bhpeft.methods.parameterisation import Names, Sizes, factor_sites, place_factors
 from bhpeft.methods.sampled import sampled_linear
 from bhpeft.methods.sites import Site
-from bhpeft.methods.start import beside, kaiming
+
+NAMES = Names(down="down", up="up")
 
 
 class Bottleneck(nn.Module):
     """The adapter's own map x ↦ s · U relu(D x), computed in the dtype of x."""
 
+    down: Tensor
+    up: Tensor
+    core: Tensor | None
+
     def __init__(self, place: nn.Module, width: int, settings: ParallelAdapter, seed: Generator):
         super().__init__()
         self.scale = settings.scale
         self.active = True
-        self.down = beside(place, lambda: kaiming(settings.bottleneck, width, seed))
-        self.up = beside(place, lambda: torch.zeros(width, settings.bottleneck))
+        self.sizes = Sizes(width, settings.bottleneck, width)
+        place_factors(self, place, NAMES, self.sizes, settings.parameterisation, seed)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (rows, …, d) to what is added to the feed-forward block's output."""
         low = torch.relu(sampled_linear(x, self.down.to(x.dtype)))
+        if self.core is not None:
+            low = sampled_linear(low, self.core.to(x.dtype))
         return sampled_linear(low, (self.scale * self.up).to(x.dtype))
 
 
@@ -56,11 +64,13 @@ class ParallelAdapter:
         bottleneck: its inner width.
         scale: s, a constant factor on what it adds.
         layers: None for all, n for the top n, or a tuple of indices.
+        parameterisation: which factors are learned, a key of `PARAMETERISATIONS`.
     """
 
     bottleneck: int = 8
     scale: float = 4.0
     layers: Layers = None
+    parameterisation: str = "blob"
 
     def attach(
         self, model: PreTrainedModel, architecture: Architecture, generator: Generator
@@ -77,8 +87,7 @@ class ParallelAdapter:
             layers[index].add_module("bhpeft_adapter", adapter)
             _hook(layers[index], architecture, adapter)
             name = f"{index}.ffn.adapter"
-            yield Site(f"{name}.down", "adapter.down", adapter, "down", width, index)
-            yield Site(f"{name}.up", "adapter.up", adapter, "up", self.bottleneck, index)
+            yield from factor_sites(adapter, name, "adapter", NAMES, adapter.sizes, index)
 
 
 def _hook(layer: nn.Module, architecture: Architecture, adapter: Bottleneck) -> None:

@@ -23,22 +23,28 @@ from bhpeft.methods.architectures import (
     layers_of,
 )
 from bhpeft.methods.low_rank import low_rank_linear
+from bhpeft.methods.parameterisation import Names, Sizes, factor_sites, place_factors
 from bhpeft.methods.sampled import sampled_linear
 from bhpeft.methods.sites import Site
-from bhpeft.methods.start import beside, kaiming
+
+NAMES = Names(down="a", up="b")
 
 
 class LoRALinear(nn.Module):
     """A frozen linear module `base` with B A beside it, which computes in the dtype of x."""
 
-    def __init__(self, base: nn.Module, rank: int, alpha: float, generator: Generator):
+    a: Tensor
+    b: Tensor
+    core: Tensor | None
+
+    def __init__(self, base: nn.Module, settings: LoRA, generator: Generator):
         super().__init__()
         self.base = base
         self.in_features, self.out_features = linear_sizes(base)
-        self.scaling = alpha / rank
+        self.sizes = Sizes(self.in_features, settings.rank, self.out_features)
+        self.scaling = settings.alpha / settings.rank
         self.active = True
-        self.a = beside(base, lambda: kaiming(rank, self.in_features, generator))
-        self.b = beside(base, lambda: torch.zeros(self.out_features, rank))
+        place_factors(self, base, NAMES, self.sizes, settings.parameterisation, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (rows, …, in) to (rows, …, out)."""
@@ -46,11 +52,18 @@ class LoRALinear(nn.Module):
             return self.base(x)
         base = self.base
         if isinstance(base, nn.Linear) and self._fuses(base):
-            return low_rank_linear(x, base.weight, base.bias, self.a, self.b, self.scaling)
+            return low_rank_linear(x, base.weight, base.bias, self.a, self.outer, self.scaling)
         low = sampled_linear(x, self.a.to(x.dtype))
+        if self.core is not None:
+            low = sampled_linear(low, self.core.to(x.dtype))
         added = sampled_linear(low, (self.scaling * self.b).to(x.dtype))
         y: Tensor = base(x)
         return y + added
+
+    @property
+    def outer(self) -> Tensor:
+        """Return B, with the core multiplied in where there is one, (…, out, rank)."""
+        return self.b if self.core is None else self.b @ self.core
 
     def _fuses(self, base: nn.Linear) -> bool:
         """Say whether one fused function does it: in training, with one draw, on a plain module.
@@ -58,9 +71,8 @@ class LoRALinear(nn.Module):
         GPT-2's transposed module, a base with a method of its own inside and a stack of draws take
         the plain path, and so does what needs no gradients: it would gain nothing.
         """
-        return (
-            torch.is_grad_enabled() and not base._forward_hooks and self.a.ndim == self.b.ndim == 2
-        )
+        plain = torch.is_grad_enabled() and not base._forward_hooks
+        return plain and self.a.ndim == self.outer.ndim == 2
 
 
 @dataclass(frozen=True)
@@ -73,17 +85,19 @@ class LoRA:
         target_modules: which linear modules, by their last name ("query") or by their path inside
             a layer ("attention.output.dense"); empty for the architecture's query and value.
         layers: None for all, n for the top n, or a tuple of indices.
+        parameterisation: which factors are learned, a key of `PARAMETERISATIONS`.
     """
 
     rank: int = 8
     alpha: float = 16.0
     target_modules: tuple[str, ...] = ()
     layers: Layers = None
+    parameterisation: str = "blob"
 
     def attach(
         self, model: PreTrainedModel, architecture: Architecture, generator: Generator
     ) -> Iterator[Site]:
-        """Replace the target modules, and yield the sites of A and B.
+        """Replace the target modules, and yield the sites of what is learned of A and B.
 
         Raises:
             UnsupportedModel: a target is not in a layer, or is not a linear module.
@@ -92,12 +106,11 @@ class LoRA:
         targets = self.target_modules or architecture.target_modules
         for index in chosen_layers(self.layers, len(layers)):
             for place, path in _places(layers[index], targets):
-                module = LoRALinear(_linear(layers[index], path), self.rank, self.alpha, generator)
+                module = LoRALinear(_linear(layers[index], path), self, generator)
                 parent, _, leaf = path.rpartition(".")
                 setattr(layers[index].get_submodule(parent), leaf, module)
                 name = f"{index}.{place}.lora"
-                yield Site(f"{name}.a", "lora.a", module, "a", module.in_features, index)
-                yield Site(f"{name}.b", "lora.b", module, "b", self.rank, index)
+                yield from factor_sites(module, name, "lora", NAMES, module.sizes, index)
 
 
 def linear_sizes(module: nn.Module) -> tuple[int, int]:

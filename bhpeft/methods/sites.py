@@ -100,6 +100,15 @@ class Sites:
         return {name: site.part for name, site in self._sites.items()}
 
     @property
+    def frozen(self) -> dict[str, Tensor]:
+        """Return the methods' own factors that are not learned, by name: a chain's coordinates."""
+        return {
+            f"{name.rpartition('.')[0]}.{leaf}": tensor
+            for name, site in self._sites.items()
+            for leaf, tensor in site.module.named_buffers(recurse=False)
+        }
+
+    @property
     def draws(self) -> int | None:
         """Return the S of the drawn tensors now in place, or None where nothing is drawn."""
         drawn = self._drawn()

@@ -13,7 +13,7 @@ from torch import Generator
 from bhpeft.data.batch import Batch
 from bhpeft.data.contract import Contract
 from bhpeft.errors import StateError
-from bhpeft.learning.build import build_model, first_state, task_of
+from bhpeft.learning.build import build_model, check_gauge, first_state, task_of
 from bhpeft.learning.fit import Fitted, Task, Watch, fit
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.state import Absorbed, AdapterState, Spec
@@ -102,6 +102,7 @@ def model_of(stream: Stream, contract: Contract, parent: AdapterState | None) ->
         parent.check_base(model.base.fingerprint)
         _refuse_change("pooling", model.pooling, parent.spec.pooling)
         parent.check_layout(model.shapes)
+        check_gauge(model, parent)
     return model
 
 
@@ -120,8 +121,15 @@ FIXED = (
 
 
 def _check_continues(asked: Spec, learned: Spec) -> None:
+    # A version may be older than a setting: what it does not say, it has by default.
+    learned = replace(learned, methods=_completed(learned.methods))
     for name in FIXED:
         _refuse_change(name, getattr(asked, name), getattr(learned, name))
+
+
+def _completed(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    made: dict[str, Any] = {name: method(name, settings) for name, settings in methods.items()}
+    return {name: asdict(one) for name, one in made.items()}
 
 
 def _refuse_change(name: str, now: Any, then: Any) -> None:
@@ -221,6 +229,8 @@ def _settings(stream: Stream, name: str) -> dict[str, Any]:
     chooses = "layers" in asdict(made) and "layers" not in settings
     if chooses and stream.learning.adapted_layers is not None:
         made = replace(made, layers=stream.learning.adapted_layers)
+    if "parameterisation" in asdict(made) and "parameterisation" not in settings:
+        made = replace(made, parameterisation=variant(stream.learning.variant).parameterisation)
     return asdict(made)
 
 
