@@ -4,6 +4,7 @@
 #   make ui      the demo's MLflow and Prefect pages
 #   make test    all tests            make test-fast   without the stories that start servers
 #   make check   lint, format, types  make build       the wheel
+#   make audit   known weaknesses of everything we depend on
 #   make bench   all benchmarks into docs/benchmarks.md; goes on where it was cut off
 
 SHELL := /bin/bash
@@ -87,6 +88,10 @@ format: setup
 bench: setup
 	@$(BIN)/python -m benchmarks all; status=$$?; \
 	 $(BIN)/python -m benchmarks.page docs/benchmarks.json && exit $$status
+
+# The list of pins is audited, not this machine: CI and a fresh checkout ask about the same versions.
+audit: setup
+	@$(BIN)/python deploy/audit.py constraints.txt
 
 build: setup
 	@rm -rf dist build
