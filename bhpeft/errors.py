@@ -20,11 +20,15 @@
     ├── CheckpointError          a PEFT checkpoint and a state cannot become each other
     ├── FitError                 the round did not end in a usable posterior
     │   ├── Diverged               the loss or a parameter is not finite
+    │   ├── OutOfMemory            the machine or the GPU has too little
+    │   ├── TimeLimit              training took longer than the stream allows
     │   └── RhoTravelTooShort      too few steps for the standard deviations to arrive
     ├── RegistryError            the record of rounds cannot be read or written
     │   ├── RegistryUnreachable    the server does not answer; worth a retry
     │   ├── UnknownVersion         no such version of this stream
-    │   └── StaleParent            the champion moved while the round ran
+    │   ├── StaleParent            the champion moved while the round ran
+    │   ├── NotWaiting             the candidate does not wait for a decision
+    │   └── NotAllowed             the registry's log-in, or the stream file, forbids it
     └── ServerError              a server of ours did not start or stop
 
 Each says what was found, what was expected and what to do, in that order, because the reader
@@ -155,6 +159,14 @@ class Diverged(FitError):
     """The loss or a parameter is not finite."""
 
 
+class OutOfMemory(FitError):
+    """The machine or the GPU has too little memory for the round."""
+
+
+class TimeLimit(FitError):
+    """Training took longer than the stream file allows."""
+
+
 class RhoTravelTooShort(FitError):
     """The round has too few steps for the standard deviations to reach their optimum."""
 
@@ -173,6 +185,14 @@ class UnknownVersion(RegistryError):
 
 class StaleParent(RegistryError):
     """The champion moved while the round ran; its candidate continues a chain no longer in use."""
+
+
+class NotWaiting(RegistryError):
+    """The candidate does not wait for a person's decision."""
+
+
+class NotAllowed(RegistryError):
+    """The registry's log-in, or the stream's rule of the second person, forbids it."""
 
 
 class ServerError(BhpeftError):

@@ -5,6 +5,7 @@ These are tables of the stream file (`bhpeft.stream`), each a frozen value.
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Literal
 
@@ -18,20 +19,37 @@ class Schedule(Section):
 
     cron: str | None = None
     interval: str | None = Field(None, description='like "30s", "5m", "2h", "1d"')
+    rrule: str | None = Field(None, description='iCalendar: "FREQ=WEEKLY;BYDAY=MO,TH;BYHOUR=2"')
     timezone: str = "UTC"
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Schedule:
-        if self.cron and self.interval:
-            raise ValueError("give either cron or interval, not both")
+    def _one_of_them(self) -> Schedule:
+        if sum(map(bool, (self.cron, self.interval, self.rrule))) > 1:
+            raise ValueError("give one of cron, interval and rrule, not several")
+        if self.rrule:
+            _check_rrule(self.rrule)
         if self.interval:
             duration(self.interval)
         return self
 
     @property
+    def in_words(self) -> str:
+        """Return the schedule as the file says it."""
+        return self.cron or self.interval or self.rrule or "no schedule"
+
+    @property
     def seconds(self) -> float | None:
         """Return the interval in seconds, if there is one."""
         return duration(self.interval).total_seconds() if self.interval else None
+
+
+def _check_rrule(text: str) -> None:
+    from dateutil.rrule import rrulestr
+
+    try:
+        rrulestr(text)
+    except (ValueError, KeyError) as problem:
+        raise ValueError(f"{text!r} is no recurrence rule (RFC 5545): {problem}") from problem
 
 
 class Approval(Section):
@@ -55,3 +73,40 @@ class Approval(Section):
     def patience(self) -> timedelta | None:
         """Return how long a candidate waits; None is for ever."""
         return duration(self.expires) if self.expires else None
+
+
+class Retry(Section):
+    """What follows a round that failed by itself: diverged, too slow, out of memory."""
+
+    back_off: str = Field("10m", description="wait after a first failure; doubles, a day at most")
+    attempts: int = Field(3, ge=1, description="failures in a row after which a person must look")
+
+    @field_validator("back_off")
+    @classmethod
+    def _in_words(cls, text: str) -> str:
+        duration(text)
+        return text
+
+    @property
+    def first_wait(self) -> timedelta:
+        """Return the wait after a first failure."""
+        return duration(self.back_off)
+
+
+Told = Literal["promoted", "refused", "held", "quarantined", "failed", "parked", "stale"]
+
+
+class Notify(Section):
+    """Whom a stream calls, and about what."""
+
+    block: str = Field(
+        "", description='a notification block of Prefect\'s: "slack-webhook/on-call"'
+    )
+    on: tuple[Told, ...] = ("refused", "held", "quarantined", "failed", "parked", "stale")
+
+    @field_validator("block")
+    @classmethod
+    def _with_its_type(cls, block: str) -> str:
+        if block and not re.fullmatch(r"[a-z0-9-]+/[a-z0-9-]+", block):
+            raise ValueError('name a block as "TYPE/NAME", such as "slack-webhook/on-call"')
+        return block

@@ -24,7 +24,7 @@ from pydantic import (
 
 from bhpeft.delivery import Data
 from bhpeft.errors import StreamFileError, did_you_mean
-from bhpeft.operation import Approval, Schedule
+from bhpeft.operation import Approval, Notify, Retry, Schedule
 from bhpeft.section import Section
 from bhpeft.tasks.section import Predicted
 
@@ -123,6 +123,8 @@ class Stream(Section):
     gates: dict[str, dict[str, float] | bool] = Field(default_factory=dict)
     schedule: Schedule = Schedule()
     approval: Approval = Approval()
+    retry: Retry = Retry()
+    notify: Notify = Notify()
     tracking: Tracking = Tracking()
 
     @field_validator("name")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.filters import (
@@ -27,14 +28,20 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.schedules import Cron, Interval, Schedule
+from prefect.schedules import Cron, Interval, RRule, Schedule
 from prefect.types.entrypoint import EntrypointType
 from prefect.workers.process import ProcessWorker
 
 from bhpeft.errors import ServerError
+from flows.approval import approve
+from flows.events import LANDED, resource_of
 from flows.locks import ensure_limits
+from flows.notifications import ensure_notification
+from flows.replay import replay
+from flows.rollback import rollback
 from flows.watch import watch
 
 if TYPE_CHECKING:
@@ -47,6 +54,9 @@ ONE_AT_A_TIME = ConcurrencyLimitConfig(
     limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
 )
 TAG = "bhpeft"
+# What a person starts from a form in Prefect's page, on whatever stream.
+FORMS: tuple[Flow[..., Any], ...] = (approve, rollback, replay)
+ANY_STREAM = "any-stream"
 REAPER = "bhpeft: a round without heartbeat is crashed"
 # Three missed heartbeats of 30 s each (flows/environment.py sets that rhythm).
 SILENCE = timedelta(seconds=90)
@@ -62,37 +72,41 @@ def deploy_all(streams: Iterable[Stream], home: Path, env: dict[str, str]) -> li
         env: variables the rounds' processes need (`Servers.env`).
 
     Returns:
-        The deployments' names, "watch/<stream>".
+        The deployments' names: "watch/<stream>", and one for each flow a person starts.
     """
     ensure_work_pool()
     streams = list(streams)
     names = [deploy(stream, home, env) for stream in streams]
+    names += [deploy_form(flow, home, env) for flow in FORMS]
     unschedule_all_but({stream.name for stream in streams}, home)
     ensure_reaper()
     return names
 
 
-def deploy(stream: Stream, home: Path, env: dict[str, str]) -> str:
-    """Deploy the watch of `stream` on its schedule; one run at a time, a second one is cancelled.
+def deploy_form(flow: Flow[..., Any], home: Path, env: dict[str, str]) -> str:
+    """Deploy a flow that a person starts: Prefect's page shows its parameters as a form."""
+    return _apply(flow, ANY_STREAM, home, env, parameters={}, description=flow.description or "")
 
+
+def deploy(stream: Stream, home: Path, env: dict[str, str]) -> str:
+    """Deploy the watch of `stream` on its schedule and on the event of a batch that landed.
+
+    One run at a time, a second one is cancelled.
     Cancelling loses nothing: the running watch looks for pending batches until there is none.
     """
     ensure_limits(stream.name)
-    # Named by module, not by file: the same where bhpeft is an installed wheel.
-    deployment = RunnerDeployment.from_flow(
+    ensure_notification(stream)
+    return _apply(
         watch,
-        name=stream.name,
-        schedule=_schedule(stream),
-        parameters={"stream": stream.name, "home": str(home.resolve())},
-        concurrency_limit=ONE_AT_A_TIME,
-        tags=[TAG],
+        stream.name,
+        home,
+        env,
+        parameters={"stream": stream.name},
         description=stream.description or f"Learns the pending batches of {stream.name}.",
-        work_pool_name=WORK_POOL,
-        job_variables={"env": dict(env), "working_dir": str(home.resolve())},
-        entrypoint_type=EntrypointType.MODULE_PATH,
+        schedule=_schedule(stream),
+        triggers=[_wake_up(stream)],
+        concurrency_limit=ONE_AT_A_TIME,
     )
-    deployment.apply()
-    return f"{watch.name}/{stream.name}"
 
 
 def unschedule_all_but(kept: set[str], home: Path) -> list[str]:
@@ -185,6 +199,30 @@ def await_scheduled_run(timeout: float = 30.0) -> float:
         return time.monotonic() - begun
 
 
+def _apply(
+    flow: Flow[..., Any],
+    name: str,
+    home: Path,
+    env: dict[str, str],
+    *,
+    parameters: dict[str, Any],
+    **options: Any,
+) -> str:
+    # Named by module, not by file: the same where bhpeft is an installed wheel.
+    deployment = RunnerDeployment.from_flow(
+        flow,
+        name=name,
+        parameters={**parameters, "home": str(home.resolve())},
+        tags=[TAG],
+        work_pool_name=WORK_POOL,
+        job_variables={"env": dict(env), "working_dir": str(home.resolve())},
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        **options,
+    )
+    deployment.apply()
+    return f"{flow.name}/{name}"
+
+
 def _reaper(silence: timedelta) -> AutomationCore:
     heartbeat = "prefect.flow-run.heartbeat"
     trigger = EventTrigger(
@@ -208,6 +246,19 @@ def _reaper(silence: timedelta) -> AutomationCore:
     return AutomationCore(name=REAPER, trigger=trigger, actions=[crash])
 
 
+def _wake_up(stream: Stream) -> DeploymentEventTrigger:
+    """Return the trigger that starts the watch within seconds; it carries no batch."""
+    return DeploymentEventTrigger(
+        name=f"bhpeft: a batch of {stream.name} landed",
+        expect={LANDED},
+        match=ResourceSpecification({"prefect.resource.id": [resource_of(stream.name)]}),
+        posture=Posture.Reactive,
+        threshold=1,
+        within=timedelta(),
+        parameters={},
+    )
+
+
 def _watches(client: SyncPrefectClient, home: Path) -> list[Any]:
     found = client.read_deployments(
         flow_filter=FlowFilter(name=FlowFilterName(any_=[watch.name])),
@@ -220,4 +271,6 @@ def _schedule(stream: Stream) -> Schedule | None:
     when = stream.schedule
     if when.cron:
         return Cron(when.cron, timezone=when.timezone)
+    if when.rrule:
+        return RRule(when.rrule, timezone=when.timezone)
     return Interval(when.seconds, timezone=when.timezone) if when.seconds else None

@@ -23,7 +23,7 @@ from prefect.states import Crashed
 
 logger = logging.getLogger(__name__)
 
-FLOWS = ("watch", "round", "rollback")
+FLOWS = ("watch", "round", "rollback", "replay", "approve")
 UNENDED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 
 

@@ -23,10 +23,18 @@ def rollback(
     home: str | None = None,
     learned_since: str = "refuse",
 ) -> State[Any]:
-    """Move the champion of `stream` to version `to`; the next round starts from there.
+    """Move the champion of a stream to an older version; the next round starts from there.
 
-    Batches learned since are refused, or made "pending" again, as `learned_since` says. A round
-    that runs meanwhile finds its parent no longer champion, and does not promote.
+    A round that runs meanwhile finds its parent no longer champion, and does not promote.
+
+    Args:
+        stream: the stream's name.
+        to: the number of a version that has been champion.
+        reason: why, in one line; the promotion log keeps it.
+        by: who decides.
+        home: the streams' folder on the worker; leave it as it is.
+        learned_since: what becomes of the batches learned since: "refuse" them, or make them
+            "pending" again.
     """
     from bhpeft.registry import Registry
     from bhpeft.rounds import roll_back

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -13,13 +13,14 @@ from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from bhpeft.errors import FitError
+from flows.events import ROUND, tell
 from flows.locks import ensure_limits, promotion_lock, round_lock
 from flows.outcomes import publish, state_of
 from flows.steps import step_runner
 
 if TYPE_CHECKING:
-    from bhpeft.data.batch import Batch
-    from bhpeft.rounds import Outcome
+    from bhpeft.rounds import Outcome, Turn
     from bhpeft.stream import Stream
 
 # A callback is no flow parameter (those are JSON, shown in the UI), hence its own way in.
@@ -36,17 +37,18 @@ def run_name() -> str:
 def round_flow(
     stream: str, batch: str | None = None, home: str | None = None, by: str = "round"
 ) -> State[Any]:
-    """Learn `batch` of `stream`, or its oldest pending batch."""
+    """Learn `batch` of `stream`, or the batch whose turn it is."""
     from bhpeft.registry import Registry
-    from bhpeft.rounds import IO_STEPS, learn, pending
+    from bhpeft.rounds import IO_STEPS, learn, turn
     from bhpeft.stream import find_stream
 
     config = find_stream(stream, Path(home) if home else None)
     registry = Registry(config.tracking_uri)
+    lock = partial(promotion_lock, config.name)
     return conduct(
         config,
         batch,
-        partial(pending, config, registry),
+        partial(turn, config, registry, lock=lock, by=by),
         partial(learn, config, registry=registry, by=by),
         IO_STEPS,
     )
@@ -55,33 +57,64 @@ def round_flow(
 def conduct(
     stream: Stream,
     batch: str | None,
-    pending: Callable[[], Sequence[Batch]],
+    turn: Callable[[], Turn],
     learn: Callable[..., Outcome],
     io_steps: Collection[str],
 ) -> State[Any]:
-    """Learn one pending batch inside the stream's lock; return the state that tells how it ended.
+    """Learn one batch inside the stream's lock; return the state that tells how it ended.
 
-    Whether the batch is pending is asked inside the lock: by the time a queued run starts, another
+    Whether it is its turn is asked inside the lock: by the time a queued run starts, another
     may have learned it.
 
     Args:
         stream: the stream's configuration.
-        batch: the batch's id, or None for the oldest.
-        pending: lists what waits, oldest first.
+        batch: the batch's id, or None for the oldest; one that is named need not wait until it
+            is tried again after a failure.
+        turn: says whose turn it is, and why nobody's.
         learn: `rounds.learn`, short of its batch, its step runner and its lock.
         io_steps: names of the steps that may be retried.
     """
-    run = step_runner({*io_steps, "pending"})
+    run = step_runner({*io_steps, "turn"})
     ensure_limits(stream.name)
     with round_lock(stream.name):
-        waiting = [one for one in run(pending) if batch in (None, one.batch_id)]
+        found = run(turn)
+        able = found.pending if batch and found.later else found.batches
+        waiting = [one for one in able if batch in (None, one.batch_id)]
         if not waiting:
-            message = f"{stream.name} · {batch or 'no batch'} is pending: nothing was learned."
-            return Completed(name="Nothing pending", message=message)
+            return nothing_to_learn(f"{stream.name} · {batch or 'no batch'}", found.why)
         lock = partial(promotion_lock, stream.name)
-        outcome = learn(batch=waiting[0], run=run, lock=lock, progress=_progress.get())
+        with telling_failure(stream.name, waiting[0].batch_id, run, turn):
+            outcome = learn(batch=waiting[0], run=run, lock=lock, progress=_progress.get())
     publish(outcome)
-    return state_of(outcome)
+    state = state_of(outcome)
+    facts = {"batch_id": outcome.batch_id, "version": outcome.version, "url": outcome.run_url}
+    tell(ROUND + outcome.decision, stream.name, state.message or "", **facts)
+    return state
+
+
+@contextmanager
+def telling_failure(
+    stream: str, batch_id: str, run: Callable[..., Any], turn: Callable[[], Turn]
+) -> Iterator[None]:
+    """Tell when the round inside fails, and whether its batch now waits for a person."""
+    try:
+        yield
+    except Exception as problem:
+        said = f"{type(problem).__name__}: {problem}"
+        tell(f"{ROUND}failed", stream, f"{stream} · {batch_id} failed: {said}", batch_id=batch_id)
+        if isinstance(problem, FitError) and batch_id not in [
+            one.batch_id for one in run(turn).pending
+        ]:
+            why = f"{stream} · {batch_id} is parked and waits for a person: {said}"
+            tell(f"{ROUND}parked", stream, why, batch_id=batch_id)
+        raise
+
+
+def nothing_to_learn(what: str, why: str) -> State[Any]:
+    """Return the terminal state of a round or a watch that had nothing to do, and why."""
+    if why:
+        return Completed(name="Waiting", message=f"{what}: {why}.")
+    return Completed(name="Nothing pending", message=f"{what} is pending: nothing was learned.")
 
 
 @contextmanager

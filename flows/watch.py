@@ -9,29 +9,39 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.round import round_flow
+from flows.locks import ensure_limits, promotion_lock
+from flows.round import nothing_to_learn, round_flow
 from flows.steps import step_runner
+
+if TYPE_CHECKING:
+    from bhpeft.rounds import Turn
 
 # A round that failed or crashed decided nothing: its batch keeps its place in the chain, and what
 # comes after it waits until a later run of this flow has learned it.
-GO_ON = {"Promoted", "Refused", "Held", "Quarantined", "Nothing pending"}
+GO_ON = {"Promoted", "Refused", "Held", "Quarantined", "Nothing pending", "Waiting"}
 
 
 @flow(name="watch", flow_run_name="{stream}", persist_result=False)
 def watch(stream: str, home: str | None = None, by: str = "watch") -> State[Any]:
     """Run rounds of `stream` until nothing is pending; each is a subflow."""
+    why = [""]
+
+    def oldest() -> str | None:
+        found = look(stream, home, by)
+        why.append(found.why)
+        return found.batches[0].batch_id if found.batches else None
 
     def learn(batch: str) -> str:
         state = round_flow(stream=stream, batch=batch, home=home, by=by, return_state=True)
         return state.name or state.type.value
 
-    return state_of_watch(stream, drain(partial(oldest_pending, stream, home), learn))
+    return state_of_watch(stream, drain(oldest, learn), why[-1])
 
 
 def drain(oldest: Callable[[], str | None], learn: Callable[[str], str]) -> dict[str, str]:
@@ -52,27 +62,28 @@ def drain(oldest: Callable[[], str | None], learn: Callable[[str], str]) -> dict
     return endings
 
 
-def oldest_pending(stream: str, home: str | None = None) -> str | None:
-    """Return the id of the oldest batch of `stream` that waits, or None."""
+def look(stream: str, home: str | None = None, by: str = "watch") -> Turn:
+    """Return whose turn it is in `stream`, after setting aside what cannot be read."""
     from bhpeft.registry import Registry
-    from bhpeft.rounds import pending
-    from bhpeft.rounds.learn import set_unreadable_aside
+    from bhpeft.rounds import set_unreadable_aside, turn
     from bhpeft.stream import find_stream
 
     config = find_stream(stream, Path(home) if home else None)
     registry = Registry(config.tracking_uri)
-    run = step_runner({"pending", "set_unreadable_aside"})
+    ensure_limits(config.name)
+    run = step_runner({"turn", "set_unreadable_aside"})
     for folder in run(set_unreadable_aside, config, registry):
         get_run_logger().warning("%s/%s cannot be read and is in quarantine", stream, folder)
-    batches = run(pending, config, registry)
-    return batches[0].batch_id if batches else None
+    found: Turn = run(turn, config, registry, lock=partial(promotion_lock, config.name), by=by)
+    return found
 
 
-def state_of_watch(stream: str, endings: dict[str, str]) -> State[Any]:
-    """Return the terminal state that tells what became of each batch."""
+def state_of_watch(stream: str, endings: dict[str, str], why: str = "") -> State[Any]:
+    """Return the terminal state that tells what became of each batch, and what is waited for."""
     if not endings:
-        return Completed(name="Nothing pending", message=f"{stream}: nothing is pending.")
+        return nothing_to_learn(f"{stream} · nothing", why)
     story = f"{stream}: " + ", ".join(f"{batch} {end.lower()}" for batch, end in endings.items())
+    story += f"; {why}" if why else ""
     last = list(endings.values())[-1]
     if last in GO_ON:
         return Completed(name=f"Watched {len(endings)}", message=story)

@@ -2,7 +2,9 @@
 
 setup.py      init, land            a stream's files and its batches
 running.py    round, watch, up, ui  one round, or all streams on their schedules
-reviewing.py  status, history, rollback, predict
+reviewing.py  status, history, predict
+deciding.py   approve, reject, rollback, replay, release
+keeping.py    gc                    remove what nothing needs any more
 exchanging.py export                a version as a Hugging Face PEFT checkpoint
 doctor.py     doctor                is this installation able to work?
 demo.py       demo                  the whole story on real data
@@ -14,7 +16,17 @@ from typing import Annotated
 
 import typer
 
-from bhpeft.cli import demo, doctor, exchanging, reviewing, running, serving, setup
+from bhpeft.cli import (
+    deciding,
+    demo,
+    doctor,
+    exchanging,
+    keeping,
+    reviewing,
+    running,
+    serving,
+    setup,
+)
 from bhpeft.cli.terminal import ClearErrors, version_and_exit
 
 app = typer.Typer(
@@ -50,6 +62,11 @@ app.command(rich_help_panel=WORK)(serving.up)
 app.command(rich_help_panel=WORK)(serving.ui)
 app.command(rich_help_panel=REVIEW)(reviewing.status)
 app.command(rich_help_panel=REVIEW)(reviewing.history)
-app.command(rich_help_panel=REVIEW)(reviewing.rollback)
+app.command(rich_help_panel=REVIEW)(deciding.approve)
+app.command(rich_help_panel=REVIEW)(deciding.reject)
+app.command(rich_help_panel=REVIEW)(deciding.rollback)
+app.command(rich_help_panel=REVIEW)(deciding.replay)
+app.command(rich_help_panel=REVIEW)(deciding.release)
 app.command(rich_help_panel=REVIEW)(reviewing.predict)
 app.command(rich_help_panel=REVIEW)(exchanging.export)
+app.command(rich_help_panel=REVIEW)(keeping.gc)

@@ -1,4 +1,4 @@
-"""See what streams have learned and who decided what; move a champion back; ask it."""
+"""See what streams have learned and who decided what; ask a champion."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import typer
 from bhpeft.cli.connection import connected
 from bhpeft.cli.terminal import (
     HERE,
-    By,
     Home,
     Json,
     StreamName,
@@ -20,44 +19,43 @@ from bhpeft.cli.terminal import (
     say,
     show_json,
     show_table,
-    user,
+    until,
 )
 from bhpeft.errors import ConfigError, UnknownVersion
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from bhpeft.registry import Registry, Version
+    from bhpeft.rounds import Glance
     from bhpeft.stream import Stream
 
 
-def status(home: Home = HERE, as_json: Json = False) -> None:
-    """Show every stream: champion, pending batches, last decision, next look."""
-    from bhpeft.registry import Registry
-    from bhpeft.stream import all_streams
+def status(
+    stream: Annotated[str, typer.Argument(help="Only this one, with what is aside.")] = "",
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Show every stream: champion, what waits, what needs a person, last decision, next look."""
+    from bhpeft.rounds import overview
+    from bhpeft.stream import all_streams, find_stream
 
-    streams = all_streams(home)
+    streams = [find_stream(stream, home)] if stream else all_streams(home)
     if not streams and not as_json:
         say(f"No stream in {home.resolve()}. Create one: [bold]bhpeft init NAME[/bold]")
         return
     with connected(home, prefect=False, mlflow=False):
         coming = _next_runs(home)
-        rows = [_state_of(s, Registry(s.tracking_uri), coming.get(s.name)) for s in streams]
+        glances = overview(streams)
     if as_json:
-        show_json(rows)
+        show_json([{**asdict(g), "next_run": coming.get(g.stream)} for g in glances])
         return
-    head = ("stream", "champion", "age", "pending", "last decision", "waits for you", "next look")
-    shown = [
-        (
-            r["stream"],
-            r["champion"],
-            age(r["since"]),
-            len(r["pending"]),
-            r["last_decision"],
-            ", ".join(f"version {n}" for n in r["held"]) or None,
-            r["next_run"],
-        )
-        for r in rows
-    ]
-    show_table("", head, shown)
+    show_table("", STATUS, [_row(glance, coming.get(glance.stream)) for glance in glances])
+    aside = glances[0].aside if stream else []
+    if aside:
+        rows = [(one.batch_id, one.digest[:8], one.state, one.why) for one in aside]
+        show_table("Aside", ("batch", "digest", "state", "why"), rows)
+        say(f"To have one learned: bhpeft release {stream} BATCH --reason …")
 
 
 def history(stream: StreamName, home: Home = HERE, as_json: Json = False) -> None:
@@ -95,48 +93,6 @@ def history(stream: StreamName, home: Home = HERE, as_json: Json = False) -> Non
             for v in versions
         ],
     )
-
-
-def rollback(
-    stream: StreamName,
-    to: Annotated[int, typer.Option(help="The version to go back to.", show_default=False)],
-    reason: Annotated[str, typer.Option(help="Why; kept in the log.", show_default=False)],
-    again: Annotated[
-        bool,
-        typer.Option(
-            "--learn-again", help="Make the batches learned since pending again, not refused."
-        ),
-    ] = False,
-    home: Home = HERE,
-    by: By = "",
-    as_json: Json = False,
-) -> None:
-    """Make an older version of STREAM its champion; the next round starts from there."""
-    from bhpeft.stream import find_stream
-
-    config = find_stream(stream, home)
-    if not reason.strip():
-        raise ConfigError("A rollback needs a reason", expected="--reason TEXT")
-    with connected(home):
-        from flows.rollback import rollback as rollback_flow
-
-        state = rollback_flow(
-            stream=stream,
-            to=to,
-            reason=reason,
-            by=user(by),
-            home=str(home.resolve()),
-            learned_since="pending" if again else "refuse",
-            return_state=True,
-        )
-        move: Any = state.result()
-    if as_json:
-        show_json(asdict(move))
-    else:
-        say(
-            f"champion of {config.name}: version {move.from_version} → [bold]version "
-            f"{move.to_version}[/bold]"
-        )
 
 
 def predict(
@@ -189,21 +145,35 @@ def predict(
     )
 
 
-def _state_of(stream: Stream, registry: Registry, coming: Any) -> dict[str, Any]:
-    from bhpeft.rounds import pending
+STATUS = (
+    "stream",
+    "champion",
+    "age",
+    "pending",
+    "last decision",
+    "needs a person",
+    "aside",
+    "next look",
+)
 
-    champion, moves = registry.champion(stream.name), registry.history(stream.name)
-    versions = registry.versions(stream.name)
-    since = [m.when for m in moves if m.moves_champion]
-    return {
-        "stream": stream.name,
-        "champion": champion.number if champion else None,
-        "since": since[-1] if since else None,
-        "pending": [batch.batch_id for batch in pending(stream, registry)],
-        "last_decision": versions[-1].decision if versions else None,
-        "held": [version.number for version in registry.held(stream.name)],
-        "next_run": coming,
-    }
+
+def _row(glance: Glance, coming: datetime | None) -> tuple[object, ...]:
+    """Return a stream's line in the table."""
+    last = f"v{glance.last_version} {glance.last_decision}" if glance.last_version else None
+    asked = [f"v{number} held" for number in glance.held]
+    counts = glance.aside_counts
+    if parked := counts.pop("parked", 0):
+        asked.append(f"{parked} parked")
+    return (
+        glance.stream,
+        f"v{glance.champion}" if glance.champion else None,
+        age(glance.since),
+        f"{len(glance.pending)}" + (f" ({glance.failing})" if glance.failing else ""),
+        last,
+        ", ".join(asked) or None,
+        ", ".join(f"{count} {state}" for state, count in counts.items()) or None,
+        until(coming),
+    )
 
 
 def _next_runs(home: Path) -> dict[str, Any]:

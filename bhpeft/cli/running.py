@@ -39,7 +39,7 @@ def round_now(
 
         with progress_bars() as progress, showing(progress):
             state = round_flow(**asked, by=user(by), return_state=True)
-        _report(state, as_json)
+        report(state, as_json)
 
 
 def watch(stream: StreamName, home: Home = HERE, by: By = "", as_json: Json = False) -> None:
@@ -54,10 +54,10 @@ def watch(stream: StreamName, home: Home = HERE, by: By = "", as_json: Json = Fa
 
         with progress_bars() as progress, showing(progress):
             state = watch_flow(**asked, by=user(by), return_state=True)
-        _report(state, as_json)
+        report(state, as_json)
 
 
-def _report(state: Any, as_json: bool) -> None:
+def report(state: Any, as_json: bool) -> None:
     """Print how a flow ended; raise its error; exit with 1 when it failed."""
     result = state.data.result if hasattr(state.data, "result") else None
     if isinstance(result, BhpeftError):
@@ -67,6 +67,8 @@ def _report(state: Any, as_json: bool) -> None:
         from dataclasses import asdict, is_dataclass
 
         facts = asdict(result) if is_dataclass(result) and not isinstance(result, type) else {}
+        if isinstance(result, dict):
+            facts = {"batches": result}
         show_json({"state": state.name, "message": state.message, **facts})
     else:
         say(f"[bold]{state.name}[/bold]  {state.message}")

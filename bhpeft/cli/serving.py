@@ -107,7 +107,7 @@ def _deploy(servers: Servers, seen: dict[Path, float] | None) -> dict[Path, floa
     except BhpeftError as error:
         show_error(error)  # the other streams, and the last good state of this one, go on
         return files
-    names = ", ".join(f"{s.name} ({s.schedule.cron or s.schedule.interval})" for s in streams)
+    names = ", ".join(f"{s.name} ({s.schedule.in_words})" for s in streams)
     say(f"Watching {names or 'no stream yet; `bhpeft init NAME` makes one'}.")
     return files
 

@@ -87,11 +87,16 @@ def land(
         event_time=event_time,
         validate=validate,
     )
+    from flows.events import tell_landed
+
+    told = tell_landed(home, config.name, batch.batch_id, batch.rows)
     if as_json:
-        facts = {"batch": batch.batch_id, "rows": batch.rows, "digest": batch.digest}
+        facts = {"told": told, "batch": batch.batch_id, "rows": batch.rows, "digest": batch.digest}
         show_json({"stream": config.name, **facts, "folder": batch.address})
     else:
         say(f"landed [bold]{batch.batch_id}[/bold]: {batch.rows} rows in {batch.address}")
+        if told:
+            say("The stream's watch has been told.")
 
 
 def _refuse_to_overwrite(paths: list[Path], force: bool) -> None:

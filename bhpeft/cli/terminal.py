@@ -27,7 +27,12 @@ Home = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, nothing else.")]
 StreamName = Annotated[str, typer.Argument(help="Name of the stream.", show_default=False)]
-By = Annotated[str, typer.Option(envvar="BHPEFT_USER", help="Who decides; by default the OS user.")]
+By = Annotated[
+    str,
+    typer.Option(
+        envvar="BHPEFT_USER", help="Who decides; by default MLflow's account, else the OS user."
+    ),
+]
 HERE = Path()
 
 
@@ -119,8 +124,8 @@ def show_json(data: object) -> None:
 
 
 def user(given: str) -> str:
-    """Return who decides: the option, or the OS user."""
-    if given:
+    """Return who decides: the option, the account at the MLflow server, or the OS user."""
+    if given := given or os.environ.get("MLFLOW_TRACKING_USERNAME", ""):
         return given
     try:
         return getpass.getuser()
@@ -130,9 +135,18 @@ def user(given: str) -> str:
 
 def age(since: datetime | None) -> str:
     """Return how long ago that was, like « 3 min »; empty for None."""
-    if since is None:
-        return ""
-    seconds = abs((datetime.now(UTC) - since).total_seconds())
+    return "" if since is None else _span(abs((datetime.now(UTC) - since).total_seconds()))
+
+
+def until(when: datetime | None) -> str | None:
+    """Return how far ahead that is, like « in 3 min »."""
+    if when is None:
+        return None
+    ahead = (when - datetime.now(UTC)).total_seconds()
+    return "now" if ahead < 1 else f"in {_span(ahead)}"
+
+
+def _span(seconds: float) -> str:
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"

@@ -107,7 +107,7 @@ def release(folder: Path | str, digest: str, who: str, why: str) -> Path:
         "No such batch is in quarantine",
         found=f"digest {digest!r}",
         expected=f"one of {', '.join(d[:8] for d in quarantined(folder)) or 'none: it is empty'}",
-        remedy="`bhpeft status` lists what is in quarantine.",
+        remedy="`bhpeft status STREAM` lists what is aside.",
     )
 
 

@@ -80,12 +80,15 @@ class Decision:
         }
 
 
-def decide(report: RoundReport, settings: Settings | None = None) -> Decision:
+def decide(
+    report: RoundReport, settings: Settings | None = None, *, person_required: bool = False
+) -> Decision:
     """Return the decision on a round.
 
     Args:
         report: the round's report.
         settings: `[gates]` of the stream file.
+        person_required: hold what the gates would promote, for a person to approve.
 
     Raises:
         UnknownName: the settings name a gate nobody knows.
@@ -98,6 +101,8 @@ def decide(report: RoundReport, settings: Settings | None = None) -> Decision:
     verdicts = tuple(
         resolve("gate", name, GATES)(report, **_limits(settings.get(name))) for name in names
     )
+    if person_required:
+        verdicts += (Verdict("approval", "hold", None, None, "every promotion needs a person"),)
     outcome: Literal["promote", "refuse", "hold"] = "promote"
     if any(verdict.outcome == "fail" for verdict in verdicts):
         outcome = "refuse"

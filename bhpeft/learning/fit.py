@@ -14,7 +14,7 @@ from itertools import islice
 
 from torch import Generator
 
-from bhpeft.errors import FitError
+from bhpeft.errors import FitError, TimeLimit
 from bhpeft.learning.course import Course
 from bhpeft.learning.descent import Descent
 from bhpeft.learning.plan import Plan
@@ -61,7 +61,8 @@ def fit(task: Task, generator: Generator, watch: Watch | None = None) -> Fitted:
     Raises:
         Diverged: the loss or a parameter is not finite.
         RhoTravelTooShort: σ cannot reach its optimum within `plan.max_epochs`.
-        FitError: there are no rows, or training took longer than `plan.max_seconds`.
+        TimeLimit: training took longer than `plan.max_seconds`.
+        FitError: there are no rows.
     """
     _check_rows(task)
     began = time.monotonic()
@@ -112,7 +113,7 @@ def _check_rows(task: Task) -> None:
 
 def _check_time(plan: Plan, began: float) -> None:
     if plan.max_seconds and time.monotonic() - began > plan.max_seconds:
-        raise FitError(
+        raise TimeLimit(
             "Training took longer than its limit",
             found=f"more than {plan.max_seconds:g} s",
             expected="learning.plan.max_seconds at most",

@@ -12,8 +12,23 @@ costs nothing.
 
 from __future__ import annotations
 
-from bhpeft.registry.records import Entry, Move, Version
+from bhpeft.registry.book import Book
+from bhpeft.registry.books import read_all
+from bhpeft.registry.records import Entry, Failure, Move, Version
 from bhpeft.registry.registry import Registry
+from bhpeft.registry.retention import Waste, remove_waste, waste
 from bhpeft.registry.round_run import RoundRun
 
-__all__ = ["Registry", "RoundRun", "Version", "Move", "Entry"]
+__all__ = [
+    "Registry",
+    "RoundRun",
+    "Book",
+    "Version",
+    "Move",
+    "Failure",
+    "Entry",
+    "read_all",
+    "waste",
+    "remove_waste",
+    "Waste",
+]

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from bhpeft.errors import BhpeftError, RegistryError, RegistryUnreachable
+from bhpeft.errors import BhpeftError, NotAllowed, RegistryError, RegistryUnreachable
 
 PROBE_SECONDS = 3.0
 
@@ -128,6 +128,13 @@ class Connection:
         text = " ".join(str(problem).split())
         if "API request to" in text and "failed with" in text and "exception" in text:
             return unreachable(self.uri, problem)
+        if "Permission denied" in text or "PERMISSION_DENIED" in text:
+            return NotAllowed(
+                f"The registry's log-in does not allow to {doing}",
+                found=f"{account() or 'nobody logged in'} at {self.uri}",
+                expected="one with EDIT permission on the stream's model and experiments",
+                remedy="No alias was moved. Ask somebody who may, or an administrator for it.",
+            )
         remedy = "No alias was moved; the server's log says more."
         if "Invalid Host header" in text:
             remedy = "Start the server with `--allowed-hosts` naming this host."
@@ -174,6 +181,11 @@ def unreachable(uri: str, problem: BaseException) -> RegistryUnreachable:
         remedy="Start it (`bhpeft up`, or `mlflow server`), or correct the address; the batch "
         "stays pending and the champion is untouched.",
     )
+
+
+def account() -> str:
+    """Return who this process is logged in as at the MLflow server; empty without a log-in."""
+    return os.environ.get("MLFLOW_TRACKING_USERNAME", "")
 
 
 def quiet() -> None:

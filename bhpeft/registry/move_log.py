@@ -64,19 +64,16 @@ class MoveLog:
         experiment = self._connection.known_experiment(_name(stream))
         if experiment is None:
             return []
-        found: list[Any] = []
-        token = None
-        with self._connection.translated(f"read the promotion log of {stream!r}"):
-            while True:
-                page = self._connection.client.search_runs(
-                    [experiment], only, max_results=1000, page_token=token
-                )
-                found += page
-                token = page.token
-                if not token:
-                    break
-        logged = [_logged(stream, run) for run in found]
-        return sorted(logged, key=lambda entry: (entry.move.when, entry.run_id))
+        return self._read([experiment], only, f"read the promotion log of {stream!r}")
+
+    def of_all(self, experiments: list[list[str]]) -> dict[str, list[Move]]:
+        """Return the moves that happened, newest last, by stream; one call a list of logs."""
+        found: dict[str, list[Move]] = {}
+        for piece in experiments:
+            for entry in self._read(piece, "", "read the promotion logs"):
+                if entry.state == "done":
+                    found.setdefault(entry.move.stream, []).append(entry.move)
+        return found
 
     def unfinished(self, stream: str) -> list[Logged]:
         """Return the moves that a crash cut in half, oldest first."""
@@ -116,6 +113,21 @@ class MoveLog:
         later = self.read(stream, f"attributes.start_time >= {milliseconds(now)}")
         return later[-1].move.when + timedelta(milliseconds=1) if later else now
 
+    def _read(self, experiments: list[str], only: str, doing: str) -> list[Logged]:
+        found: list[Any] = []
+        token = None
+        with self._connection.translated(doing):
+            while True:
+                page = self._connection.client.search_runs(
+                    experiments, only, max_results=1000, page_token=token
+                )
+                found += page
+                token = page.token
+                if not token:
+                    break
+        logged = [_logged(run) for run in found]
+        return sorted(logged, key=lambda entry: (entry.move.when, entry.run_id))
+
     def _end(self, run_id: str, status: str) -> None:
         with self._connection.translated("close an entry of the promotion log"):
             self._connection.client.set_terminated(run_id, status)
@@ -144,11 +156,11 @@ def _tags(move: Move) -> dict[str, str]:
     }
 
 
-def _logged(stream: str, run: Any) -> Logged:
+def _logged(run: Any) -> Logged:
     tags: Mapping[str, str] = run.data.tags
     move = Move(
         kind=tags.get(PREFIX + "move", ""),
-        stream=stream,
+        stream=tags.get(PREFIX + "stream", ""),
         when=utc(run.info.start_time),
         who=tags.get(PREFIX + "who", ""),
         from_version=number_of(tags.get(PREFIX + "from")),

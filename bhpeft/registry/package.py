@@ -83,6 +83,12 @@ def fetch(connection: Connection, wanted: Version, folder: Path) -> Path:
     """
     if folder.is_dir() and _found(folder) == wanted.checksums:
         return folder
+    if not wanted.has_files:
+        raise StateError(
+            f"The files of {wanted} were removed by `bhpeft gc`",
+            expected="a version that is still kept whole",
+            remedy=f"See `bhpeft history {wanted.stream}`.",
+        )
     client = connection.client
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (

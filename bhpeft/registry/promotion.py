@@ -10,8 +10,9 @@ Each step is safe to repeat, so a move that stopped anywhere is finished by doin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
+from typing import Literal
 
 from bhpeft.errors import RegistryError, StaleParent
 from bhpeft.registry import lineage
@@ -24,12 +25,17 @@ from bhpeft.registry.records import (
     PROMOTED,
     REFUSED,
     STALE,
+    SUPERSEDED,
     Move,
     Version,
+    unique,
 )
 from bhpeft.registry.versions import Versions
 
 Lock = Callable[[], AbstractContextManager[object]]
+
+# What is said about a candidate that does not become champion, and the decision it then carries.
+SETTLED = {"refuse": REFUSED, "hold": HELD, "supersede": SUPERSEDED}
 
 
 class Promotion:
@@ -60,13 +66,20 @@ class Promotion:
             if champion != expected_parent:
                 self._versions.tag(version, decision=STALE)
                 raise _stale(version, champion, expected_parent)
-            if version.decision == REFUSED and not despite_refusal:
+            if version.decision in (REFUSED, SUPERSEDED) and not despite_refusal:
                 raise _not_promotable(version)
             move = self._new(stream, "promote", by, champion, number, reason)
             return self._make(move, version)
 
     def roll_back(
-        self, stream: str, to: int, *, by: str, reason: str, refuse: bool, lock: Lock
+        self,
+        stream: str,
+        to: int,
+        *,
+        by: str,
+        reason: str,
+        refuse: Collection[str] | Literal["all"],
+        lock: Lock,
     ) -> Move:
         """Make an earlier champion the champion again; see `Registry.roll_back`."""
         with lock():
@@ -88,8 +101,14 @@ class Promotion:
             _check_target(version, champion, versions, moves)
             kept = lineage.learned(versions, stream, to)
             known = champion if champion in versions else None
-            left = lineage.learned(versions, stream, known) - kept
+            left = [
+                digest
+                for version_left in reversed(lineage.chain(versions, stream, known))
+                for digest in version_left.batches
+                if digest not in kept
+            ]
             back = lineage.refused(versions.values(), moves) & kept
+            gone = {digest for digest in left if refuse == "all" or digest in refuse}
             move = self._new(
                 stream,
                 "roll_back",
@@ -97,27 +116,28 @@ class Promotion:
                 champion,
                 to,
                 reason,
-                refused=left if refuse else frozenset(),
-                released=back if refuse else back | left,
+                refused=sorted(gone),
+                # In the order they were learned in, which is the order to learn them in again.
+                released=[*sorted(back), *(digest for digest in left if digest not in gone)],
             )
             return self._make(move, version)
 
     def settle(self, stream: str, number: int, kind: str, *, by: str, reason: str) -> Move:
-        """Log that a candidate was refused or is held; its decision tag follows."""
+        """Log that a candidate was refused, held or superseded; its decision tag follows."""
         version, champion = self._found(stream, number), self._versions.number(stream, CHAMPION)
         if champion == number:
             raise RegistryError(
                 f"{version} is the champion and cannot be put aside",
                 remedy=f"Roll back first: `bhpeft rollback {stream} --to … --reason …`.",
             )
-        decision = REFUSED if kind == "refuse" else HELD
+        decision = SETTLED[kind]
         earlier = self._said(stream, number)
         if version.decision == decision and earlier is not None and earlier.kind == kind:
             return earlier
         if version.decision != decision:
             self._versions.tag(version, decision=decision)
         batches = frozenset(version.batches) if kind == "refuse" else frozenset()
-        move = self._new(stream, kind, by, champion, number, reason, refused=batches)
+        move = self._new(stream, kind, by, champion, number, reason, refused=sorted(batches))
         self._log.close(self._log.open(move))
         return move
 
@@ -129,7 +149,14 @@ class Promotion:
     def release(self, stream: str, batches: frozenset[str], *, by: str, reason: str) -> Move:
         """Make refused batches pending again."""
         champion = self._versions.number(stream, CHAMPION)
-        move = self._new(stream, "release", by, champion, None, reason, released=batches)
+        move = self._new(stream, "release", by, champion, None, reason, released=sorted(batches))
+        self._log.close(self._log.open(move))
+        return move
+
+    def note(self, stream: str, kind: str, *, by: str, reason: str) -> Move:
+        """Log something that moves no alias and no batch."""
+        champion = self._versions.number(stream, CHAMPION)
+        move = self._new(stream, kind, by, champion, None, reason)
         self._log.close(self._log.open(move))
         return move
 
@@ -199,8 +226,8 @@ class Promotion:
         from_version: int | None,
         to_version: int | None,
         why: str,
-        refused: frozenset[str] = frozenset(),
-        released: frozenset[str] = frozenset(),
+        refused: Sequence[str] = (),
+        released: Sequence[str] = (),
     ) -> Move:
         if not why.strip():
             raise RegistryError(
@@ -208,7 +235,7 @@ class Promotion:
                 remedy="Say why in one line; the promotion log keeps it.",
             )
         when = self._log.next_time(stream)
-        gone, back = tuple(sorted(refused)), tuple(sorted(released))
+        gone, back = unique(refused), unique(released)
         one = " ".join(why.split())
         return Move(kind, stream, when, by, from_version, to_version, one, gone, back)
 
@@ -232,7 +259,7 @@ def _stale(version: Version, champion: int | None, expected: int | None) -> Stal
 
 def _not_promotable(version: Version) -> RegistryError:
     return RegistryError(
-        f"{version} was refused and cannot be promoted",
+        f"{version} was {version.decision} and cannot be promoted",
         found=f"decision {version.decision!r}",
         expected="'promoted' or 'held'",
         remedy="A refused candidate never becomes a prior. To overrule the gates, promote it "
@@ -257,10 +284,12 @@ def _check_target(
     been = lineage.champions(moves)
     if champion in versions:
         been |= {v.number for v in lineage.chain(versions, version.stream, champion)}
-    known = sorted(been & set(versions) - {champion})
+    known = sorted(n for n in been & set(versions) - {champion} if versions[n].has_files)
     if version.number not in known:
         raise RegistryError(
-            f"{version} has never been champion",
+            f"{version} has never been champion"
+            if version.has_files
+            else f"The files of {version} were removed",
             found=f"decision {version.decision!r}",
             expected=f"one of {', '.join(f'v{n}' for n in known) or 'none yet'}",
             remedy=f"Choose a version from `bhpeft history {version.stream}`.",

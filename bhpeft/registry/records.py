@@ -23,7 +23,9 @@ REFUSED = "refused"
 HELD = "held"
 STALE = "stale"
 """The gates said promote, but the champion moved first: the batch is pending again."""
-DECISIONS = (PROMOTED, REFUSED, HELD, STALE)
+SUPERSEDED = "superseded"
+"""It waited for a person and a newer batch came: its batch is pending again."""
+DECISIONS = (PROMOTED, REFUSED, HELD, STALE, SUPERSEDED)
 
 # A run's tag holds 8000 characters and MLflow cuts what is longer without a word; 100 digests of
 # 64 hexadecimal digits with their quotes are 6800.
@@ -40,7 +42,7 @@ class Version:
         parent: the version whose posterior was the prior; None at the chain's root.
         batches: fingerprints of the batches this version's own round learned.
         batch_ids: their names, in the same order.
-        decision: "promoted", "refused", "held" or "stale".
+        decision: "promoted", "refused", "held", "stale" or "superseded".
         run_id: the MLflow run of the round.
         created: when it was registered (UTC).
         tags: every tag, under its full name.
@@ -66,6 +68,11 @@ class Version:
         found: dict[str, str] = json.loads(self.tags.get(PREFIX + "sha256", "{}"))
         return found
 
+    @property
+    def has_files(self) -> bool:
+        """Whether its posterior is still stored, or `bhpeft gc` has removed it."""
+        return self.tags.get(PREFIX + "files") != "removed"
+
     def __str__(self) -> str:
         return f"{self.stream} v{self.number}"
 
@@ -75,15 +82,18 @@ class Move:
     """One entry of a stream's promotion log; written once and never changed.
 
     Attributes:
-        kind: "promote", "roll_back", "refuse", "hold", "release" or "repair".
+        kind: "promote", "roll_back", "refuse", "hold", "supersede", "release", "gc" or
+            "repair".
         stream: the stream.
         when: UTC; strictly increasing along one stream's log.
         who: the person or the process that decided.
         from_version: the champion before.
-        to_version: the champion after; for "refuse" and "hold" the version decided about.
+        to_version: the champion after; for "refuse", "hold" and "supersede" the version decided
+            about.
         why: one line.
         refused_batches: fingerprints that this move takes out of what is pending.
-        released_batches: fingerprints that this move makes pending again.
+        released_batches: fingerprints that this move makes pending again; by "roll_back" in the
+            order they were learned in.
     """
 
     kind: str
@@ -107,9 +117,34 @@ class Move:
         before = "none" if self.from_version is None else f"v{self.from_version}"
         if self.moves_champion:
             return f"{self.kind} {before} → v{self.to_version}"
+        if self.kind == "gc":
+            return "gc"
         if self.to_version is None:
             return f"{self.kind} {len(self.released_batches)} batch(es)"
         return f"{self.kind} v{self.to_version}"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A round that ended without a decision for a reason that lies in the batch or its training.
+
+    Attributes:
+        digest: the fingerprint of the batch.
+        batch_id: its name.
+        kind: the error's name: "Diverged", "OutOfMemory", "TimeLimit", …; "Unexpected" for one
+            that bhpeft does not know, "Died" where the process was gone.
+        message: the error, in one line.
+        when: when the round ended (UTC).
+    """
+
+    digest: str
+    batch_id: str
+    kind: str
+    message: str
+    when: datetime
+
+
+DIED, UNEXPECTED = "Died", "Unexpected"
 
 
 @dataclass(frozen=True)
@@ -120,6 +155,7 @@ class Entry:
         stream: the stream.
         champion, previous, candidate: version numbers behind the aliases.
         updated: the last change of the registered model (UTC).
+        aliases: every alias with its version number.
     """
 
     stream: str
@@ -127,6 +163,7 @@ class Entry:
     previous: int | None
     candidate: int | None
     updated: datetime
+    aliases: Mapping[str, int] = field(default_factory=dict)
 
 
 def utc(milliseconds: int | float) -> datetime:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 from bhpeft.errors import RegistryError, UnknownVersion
-from bhpeft.registry import lineage, package, registration, repair, round_run
-from bhpeft.registry.connection import Connection, pyfunc
+from bhpeft.registry import (
+    failures,
+    lineage,
+    package,
+    registration,
+    repair,
+    round_run,
+)
+from bhpeft.registry.book import Book
+from bhpeft.registry.connection import Connection, account, pyfunc
 from bhpeft.registry.move_log import MoveLog
 from bhpeft.registry.promotion import Lock, Promotion
 from bhpeft.registry.records import (
     CANDIDATE,
     CHAMPION,
-    PREFIX,
     PREVIOUS,
     Entry,
     Move,
@@ -40,6 +47,11 @@ class Registry:
         self._versions = Versions(self.connection)
         self._log = MoveLog(self.connection)
         self._promotion = Promotion(self._versions, self._log)
+
+    @property
+    def account(self) -> str:
+        """Return who this process is logged in as at the server; empty without a log-in."""
+        return account()
 
     # What there is
 
@@ -93,6 +105,11 @@ class Registry:
         """Return the promotion log, newest last."""
         return self._log.history(stream)
 
+    def book(self, stream: str) -> Book:
+        """Return all that is known of a stream, as it is now, in four calls."""
+        versions, moves = self._versions.all(stream), self._log.history(stream)
+        return Book(stream, versions, moves, failures.of(self.connection, stream))
+
     def attempt(self, stream: str, parent: int | None, digest: str) -> Version | None:
         """Return what an earlier attempt of the same round registered, to be taken up again."""
         versions = self._versions.all(stream)
@@ -111,12 +128,7 @@ class Registry:
     ) -> AbstractContextManager[RoundRun]:
         """Open the round's MLflow run; an exception inside ends it FAILED, tagged `bhpeft.error`.
 
-        Args:
-            stream: the stream.
-            batch_id: the batch's name.
-            digest: its fingerprint, our own SHA-256.
-            parent: the version whose posterior is the prior.
-            tags: more facts; a name without a dot gets the prefix `bhpeft.`.
+        See `round_run.opened`.
         """
         return round_run.opened(
             self.connection, stream, batch_id, digest=digest, parent=parent, tags=tags or {}
@@ -164,14 +176,7 @@ class Registry:
         self, stream: str, batch_id: str, *, digest: str, error: str, reasons: Iterable[Any] = ()
     ) -> RoundRun:
         """Record a batch that broke its contract as a short run, and return it."""
-        facts = {"decision": "quarantined", PREFIX + "error": " ".join(error.split())}
-        with round_run.opened(
-            self.connection, stream, batch_id, digest=digest, parent=None, tags=facts
-        ) as run:
-            run.rename(f"{batch_id} quarantined")
-            run.describe(f"**Quarantined.** {error}")
-            run.json("reasons", list(reasons))
-        return run
+        return round_run.quarantined(self.connection, stream, batch_id, digest, error, reasons)
 
     # Moves
 
@@ -221,6 +226,7 @@ class Registry:
         by: str,
         reason: str,
         learned_since: Literal["refuse", "pending"] = "refuse",
+        without: Collection[str] | None = None,
         lock: Lock = nullcontext,
     ) -> Move:
         """Make a former champion the champion again.
@@ -231,7 +237,8 @@ class Registry:
             by: who decided.
             reason: why; required.
             learned_since: what becomes of the batches learned by the versions left behind:
-                "refuse" them, or make them "pending" again.
+                "refuse" them, or make them "pending" again, in the order they were learned in.
+            without: fingerprints to refuse; the others are pending again. Overrules the former.
             lock: as for `promote`.
 
         Raises:
@@ -243,7 +250,8 @@ class Registry:
                 found=repr(learned_since),
                 expected="'refuse' or 'pending'",
             )
-        refuse = learned_since == "refuse"
+        all_or_none: Collection[str] | Literal["all"] = "all" if learned_since == "refuse" else ()
+        refuse = all_or_none if without is None else without
         return self._promotion.roll_back(stream, to, by=by, reason=reason, refuse=refuse, lock=lock)
 
     def refuse(self, stream: str, number: int, *, by: str, reason: str) -> Move:
@@ -253,6 +261,10 @@ class Registry:
     def hold(self, stream: str, number: int, *, by: str, reason: str) -> Move:
         """Log that a candidate waits for a person."""
         return self._promotion.settle(stream, number, "hold", by=by, reason=reason)
+
+    def supersede(self, stream: str, number: int, *, by: str, reason: str) -> Move:
+        """Log that a held candidate was put aside; its batch is pending again."""
+        return self._promotion.settle(stream, number, "supersede", by=by, reason=reason)
 
     def release(self, stream: str, batches: Iterable[str], *, by: str, reason: str) -> Move:
         """Make refused batches pending again."""

@@ -19,7 +19,7 @@ from bhpeft.registry import lineage
 from bhpeft.registry.connection import Connection
 from bhpeft.registry.move_log import MoveLog
 from bhpeft.registry.promotion import Lock, Promotion
-from bhpeft.registry.records import CHAMPION, PREFIX, PROMOTED, STALE, Move
+from bhpeft.registry.records import CHAMPION, DIED, PREFIX, PROMOTED, STALE, Move
 from bhpeft.registry.versions import Versions
 
 WHO = "bhpeft repair"
@@ -49,6 +49,7 @@ def end_dead_runs(stream: str, connection: Connection) -> list[str]:
         dead = client.search_runs([experiment], "attributes.status = 'RUNNING'", max_results=1000)
         for run in dead:
             client.set_tag(run.info.run_id, PREFIX + "error", "the process died during the round")
+            client.set_tag(run.info.run_id, PREFIX + "failure", DIED)
             client.set_terminated(run.info.run_id, "KILLED")
     return [run.info.run_id for run in dead]
 

@@ -6,15 +6,15 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bhpeft.errors import RegistryError
+from bhpeft.errors import BhpeftError, FitError, RegistryError
 from bhpeft.registry.connection import Connection
-from bhpeft.registry.records import PREFIX, one_line, prefixed
+from bhpeft.registry.records import PREFIX, UNEXPECTED, one_line, prefixed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -185,7 +185,16 @@ def opened(
     parent: int | None,
     tags: Mapping[str, object],
 ) -> Iterator[RoundRun]:
-    """Open the run of a round and close it, whatever happens inside."""
+    """Open the run of a round and close it, whatever happens inside.
+
+    Args:
+        connection: where.
+        stream: the stream.
+        batch_id: the batch's name.
+        digest: its fingerprint, our own SHA-256.
+        parent: the version whose posterior is the prior.
+        tags: more facts; a name without a dot gets the prefix `bhpeft.`.
+    """
     experiment = connection.experiment(f"bhpeft/{stream}", _NOTE.format(stream=stream))
     facts = {
         "stream": stream,
@@ -208,13 +217,38 @@ def opened(
     run.end("FINISHED")
 
 
+def quarantined(
+    connection: Connection,
+    stream: str,
+    batch_id: str,
+    digest: str,
+    error: str,
+    reasons: Iterable[Any],
+) -> RoundRun:
+    """Record a batch that broke its contract as a short run, and return it."""
+    facts = {"decision": "quarantined", PREFIX + "error": " ".join(error.split())}
+    with opened(connection, stream, batch_id, digest=digest, parent=None, tags=facts) as run:
+        run.rename(f"{batch_id} quarantined")
+        run.describe(f"**Quarantined.** {error}")
+        run.json("reasons", list(reasons))
+    return run
+
+
 def _fail(run: RoundRun, problem: BaseException) -> None:
     """Mark the run as failed without hiding why it did."""
     try:
-        run.tags({PREFIX + "error": one_line(problem)})
+        run.tags({PREFIX + "error": one_line(problem), **_failure(problem)})
         run.end("FAILED" if isinstance(problem, Exception) else "KILLED")
     except RegistryError as second:
         problem.add_note(f"Its MLflow run {run.run_id} could not be marked failed: {second}")
+
+
+def _failure(problem: BaseException) -> dict[str, str]:
+    """Return the failure's name where it lies in the batch or its training, not in a server."""
+    if isinstance(problem, FitError):
+        return {"failure": type(problem).__name__}
+    elsewhere = isinstance(problem, BhpeftError | OSError) or not isinstance(problem, Exception)
+    return {} if elsewhere else {"failure": UNEXPECTED}
 
 
 def _pieces(items: Sequence[Any], size: int) -> Iterator[list[Any]]:

@@ -45,19 +45,33 @@ class Versions:
     def all(self, stream: str) -> dict[int, Version]:
         """Return every version of a stream by its number; two calls, however many there are."""
         aliases = self.aliases(stream)
+        if aliases is None:
+            return {}
+        found = self._search(f"name='{stream}'", f"list the versions of {stream!r}")
+        versions = [_version(item, aliases) for item in found]
+        return {v.number: v for v in sorted(versions, key=lambda v: v.number)}
+
+    def of_all(self) -> dict[str, dict[int, Version]]:
+        """Return every version of every stream; a few calls, however many there are."""
+        aliases = {entry.stream: entry.aliases for entry in self.streams()}
+        found: dict[str, dict[int, Version]] = {stream: {} for stream in aliases}
+        for item in self._search("", "list the versions of all streams"):
+            if item.name in aliases:
+                found[item.name][int(item.version)] = _version(item, aliases[item.name])
+        return {stream: dict(sorted(numbered.items())) for stream, numbered in found.items()}
+
+    def _search(self, only: str, doing: str) -> list[Any]:
         found: list[Any] = []
         token = None
-        with self._connection.translated(f"list the versions of {stream!r}"):
-            while aliases is not None:
+        with self._connection.translated(doing):
+            while True:
                 page = self._connection.client.search_model_versions(
-                    f"name='{stream}'", max_results=10_000, page_token=token
+                    only or None, max_results=10_000, page_token=token
                 )
                 found += page
                 token = page.token
                 if not token:
-                    break
-        versions = [_version(item, aliases or {}) for item in found]
-        return {v.number: v for v in sorted(versions, key=lambda v: v.number)}
+                    return found
 
     def one(self, stream: str, number: int) -> Version | None:
         """Return one version, or None; two calls, however many versions there are."""
@@ -169,4 +183,5 @@ def _entry(model: Any) -> Entry:
         previous=aliases.get(PREVIOUS),
         candidate=aliases.get(CANDIDATE),
         updated=utc(model.last_updated_timestamp),
+        aliases=aliases,
     )

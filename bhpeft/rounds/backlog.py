@@ -5,8 +5,13 @@ from __future__ import annotations
 from bhpeft.data.batch import Batch
 from bhpeft.data.landings import Landing, Place, landing_at
 from bhpeft.data.quarantine import quarantined
-from bhpeft.registry import Registry
+from bhpeft.registry import Book, Failure, Registry
+from bhpeft.registry.records import DIED, UNEXPECTED
 from bhpeft.stream import Stream
+
+# These say little about the batch: three of them are one failure, and there is no back-off.
+VAGUE = frozenset({DIED, UNEXPECTED})
+VAGUE_A_FAILURE = 3
 
 
 def landing_of(stream: Stream) -> Landing:
@@ -20,25 +25,47 @@ def landing_of(stream: Stream) -> Landing:
 def pending(stream: Stream, registry: Registry) -> list[Batch]:
     """Return the batches still to be learned, oldest first.
 
-    pending = landed − learned by the champion's chain − refused − held − quarantined. A batch
-    delivered twice under two names is one batch.
+    Those whose turn it is are in `bhpeft.rounds.turn`.
     """
-    waiting: dict[str, Batch] = {}
-    for batch in landing_of(stream).landed(settled(stream, registry)):
-        waiting.setdefault(batch.digest, batch)
-    return list(waiting.values())
+    return list(waiting(stream, registry.book(stream.name)))
+
+
+def waiting(stream: Stream, book: Book) -> tuple[Batch, ...]:
+    """Return the batches still to be learned, oldest first; those of a rollback before all others.
+
+    pending = landed − learned by the champion's chain − refused − held − parked − quarantined. A
+    batch delivered twice under two names is one batch.
+    """
+    found: dict[str, Batch] = {}
+    for batch in landing_of(stream).landed(_settled(stream, book)):
+        found.setdefault(batch.digest, batch)
+    # What a rollback made pending keeps the order it was learned in, whatever its event times.
+    again = {digest: position for position, digest in enumerate(book.relearning)}
+    return tuple(sorted(found.values(), key=lambda one: again.get(one.digest, len(again))))
 
 
 def settled(stream: Stream, registry: Registry) -> dict[str, str]:
-    """Return digest → batch id of all that is learned, refused, held or quarantined."""
-    champion = registry.champion(stream.name)
-    digests = set(registry.learned(stream.name, champion.number if champion else None))
-    digests |= registry.refused(stream.name)
-    digests |= {digest for version in registry.held(stream.name) for digest in version.batches}
-    names = {
-        digest: batch_id
-        for version in registry.versions(stream.name)
-        for digest, batch_id in zip(version.batches, version.batch_ids, strict=True)
+    """Return digest → batch id of all that is learned, refused, held, parked or quarantined."""
+    return _settled(stream, registry.book(stream.name))
+
+
+def parked(stream: Stream, book: Book) -> dict[str, list[Failure]]:
+    """Return the batches that failed so often that a person must look, by digest."""
+    found = {}
+    for digest in {failure.digest for failure in book.failures} - book.learned:
+        row = book.failures_in_a_row(digest)
+        vague = sum(failure.kind in VAGUE for failure in row)
+        if len(row) - vague + vague // VAGUE_A_FAILURE >= stream.retry.attempts:
+            found[digest] = row
+    return found
+
+
+def _settled(stream: Stream, book: Book) -> dict[str, str]:
+    digests = book.learned | book.refused
+    digests |= {digest for version in book.held for digest in version.batches}
+    names = book.batch_ids
+    parked_ids = {
+        digest: failures[-1].batch_id for digest, failures in parked(stream, book).items()
     }
     aside = {digest: r["batch_id"] for digest, r in quarantined(stream.quarantine).items()}
-    return {digest: names.get(digest, "") for digest in digests} | aside
+    return {digest: names.get(digest, "") for digest in digests} | parked_ids | aside

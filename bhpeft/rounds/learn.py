@@ -21,6 +21,7 @@ from bhpeft.data.contract import Contract, load_contract
 from bhpeft.data.quarantine import quarantine, quarantined
 from bhpeft.errors import BatchAlreadyLearned, BatchError, ContractViolation
 from bhpeft.registry import Move, Registry, Version
+from bhpeft.rounds import shortage
 from bhpeft.rounds.backlog import landing_of
 from bhpeft.stream import Stream
 
@@ -86,7 +87,8 @@ def learn(
     Raises:
         BatchAlreadyLearned: the champion's chain holds this batch.
         FitError, StateError, ModelError, RegistryError, LandingError: the round ended without a
-            decision; the batch stays pending and the champion where it was.
+            decision; the batch stays pending and the champion where it was. A
+            `FitError` is counted: see `backlog.parked`.
     """
     began = time.monotonic()
     parent, mended = run(find_parent, stream, registry, lock)
@@ -168,6 +170,7 @@ def _make_version(
     with (
         registry.round_run(stream.name, batch.batch_id, digest=batch.digest, parent=number) as page,
         tempfile.TemporaryDirectory(prefix="bhpeft-") as desk,
+        shortage.named(),
     ):
         inherited = run(steps.fetch_parent, registry, parent, Path(desk, "parent"))
         ready = run(steps.prepare, stream, batch, contract, inherited)

@@ -102,7 +102,7 @@ def put_to_trial(
     return Trial(
         evidence=evidence,
         report=report,
-        decision=decide(report, stream.gates),
+        decision=decide(report, stream.gates, person_required=stream.approval.required),
         drift=drift,
         state=trained.state.with_spec(abstain_above=_threshold(stream, candidate, intake, counter)),
         memory=_remembered(stream, intake, memory, known, mine, vectors),

@@ -14,7 +14,8 @@ from bhpeft.stream import read_stream
 
 SETTING_UP = ("init", "land", "doctor", "demo")
 LEARNING = ("round", "watch", "up", "ui")
-REVIEWING = ("status", "history", "rollback", "predict", "export")
+REVIEWING = ("status", "history", "predict", "export")
+DECIDING = ("approve", "reject", "rollback", "replay", "release")
 
 
 def run(*arguments: str | Path) -> Result:
@@ -35,7 +36,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("command", SETTING_UP + LEARNING + REVIEWING)
+@pytest.mark.parametrize("command", SETTING_UP + LEARNING + REVIEWING + DECIDING)
 def test_every_command_explains_itself(command: str):
     """`bhpeft COMMAND --help` works and says more than its name."""
     result = run(command, "--help")

@@ -13,6 +13,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import State
 
 from bhpeft.errors import Diverged, RegistryUnreachable
+from bhpeft.rounds import Turn
 from flows.locks import ensure_limits, promotion_lock, round_lock
 from flows.outcomes import state_of
 from flows.round import conduct, run_name, showing
@@ -53,10 +54,11 @@ def ends(decision: str):
 def run_round(learn: Any, waiting: Any = None, batch: str | None = "b1") -> State[Any]:
     @flow(name="round", flow_run_name=run_name)
     def tiny_round(stream: str, batch: str | None) -> State[Any]:
-        def pending() -> Any:
-            return waiting if waiting is not None else batches("b1", "b2")
+        def turn() -> Turn:
+            found = tuple(waiting if waiting is not None else batches("b1", "b2"))
+            return Turn(found, found)
 
-        return conduct(SimpleNamespace(name=stream), batch, pending, learn, {"fetch"})
+        return conduct(SimpleNamespace(name=stream), batch, turn, learn, {"fetch"})
 
     return tiny_round("reviews", batch, return_state=True)
 

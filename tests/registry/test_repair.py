@@ -82,7 +82,7 @@ def test_a_rollback_that_died_anywhere_is_finished_with_its_refusals(
     learn("b2", 1)
     with pytest.raises(Killed):
         dying(registry, step).roll_back(
-            stream, 1, by="anna", reason="why", refuse=True, lock=nullcontext
+            stream, 1, by="anna", reason="why", refuse="all", lock=nullcontext
         )
     registry.repair(stream)
     assert registry.version(stream, 1).aliases == ("champion",)
