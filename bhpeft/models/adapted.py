@@ -217,8 +217,9 @@ class AdaptedModel:
         if self._last is None or not self._last.ready:
             hidden, mask = self._hidden(ids, mask, folds)
             return POOLINGS[self.pooling](hidden, mask)
-        with self._last.at(POSITIONS[self.pooling](mask), mask.shape[1]):
-            hidden, _ = self._hidden(ids, mask, folds)
+        drawn = folds if self.sites.lowest_drawn == len(self._layers) - 1 else 1
+        with self._last.at(POSITIONS[self.pooling](mask), mask.shape[1], drawn):
+            hidden, _ = self._hidden(ids, mask, folds // drawn)
         return hidden.squeeze(1)
 
     def _hidden(self, ids: Tensor, mask: Tensor, folds: int) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from bhpeft.methods.architectures import Architecture
 from bhpeft.methods.prefix import key_value_geometry
+from bhpeft.models.drawn_attention import Projected, projected, separable
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -47,19 +48,42 @@ def keys_and_values(
     return key.transpose(1, 2), flat_value.view(shape).transpose(1, 2)
 
 
-def plain_keys(attention: nn.Module, rotary: Rotary | None) -> bool:
-    """Say whether keys are what is projected: neither normed nor turned."""
-    return not hasattr(attention, "k_norm") and not _turns(attention, rotary)
+def drawn_keys_and_values(
+    architecture: Architecture,
+    model: PreTrainedModel,
+    attention: nn.Module,
+    hidden: Tensor,
+    rotary: Rotary | None,
+) -> tuple[Projected, Projected] | None:
+    """Return the keys and values of every token under all draws, as what they share and the rest.
+
+    None where they do not come apart: a projection holds more than LoRA and BitFit, or what is
+    drawn of a key would be normed or turned by its position.
+    """
+    projections = [attention.get_submodule(path) for path in architecture.key_value]
+    if not all(separable(projection) for projection in projections):
+        return None
+    made = [projected(projection, hidden) for projection in projections]
+    key, value = made if len(made) == 2 else made[0].chunk(3)[1:]
+    if key.terms:
+        return None if _places(attention, rotary) else (key, value)
+    heads, width = key_value_geometry(model)
+    shared = positioned(attention, key.shared.view(*hidden.shape[:2], heads, width), rotary)
+    return Projected(shared.flatten(2)), value
 
 
 def positioned(attention: nn.Module, key: Tensor, rotary: Rotary | None) -> Tensor:
     """Norm and turn projected keys (rows, T, heads, head width), as far as the model does."""
-    if hasattr(attention, "k_norm"):
+    if "k_norm" in attention._modules:
         key = attention.get_submodule("k_norm")(key)
     if not _turns(attention, rotary):
         return key
     cos, sin = (x[:, :, None] for x in rotary)  # type: ignore[union-attr]
     return (key * cos + _turned(key) * sin).to(key.dtype)
+
+
+def _places(attention: nn.Module, rotary: Rotary | None) -> bool:
+    return "k_norm" in attention._modules or _turns(attention, rotary)
 
 
 def _turns(attention: nn.Module, rotary: Rotary | None) -> bool:

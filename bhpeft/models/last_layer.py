@@ -6,6 +6,11 @@ attention of ours (`bhpeft.methods.attention`) lets it look at the keys and valu
 its prefix included. The layer's own code does the rest on one token: queries, projections, norms,
 feed-forward, and every method that is attached to them, with gradients and under checkpointing.
 
+Where only the last layer's weights are drawn, the S draws are S such queries a row to keys and
+values made once (`bhpeft.models.drawn_attention`): some thirty draws for the price of one pass.
+Keys that are drawn *and* turned by rotary positions (ModernBERT's fused projection, LoRA on
+`k_proj`) do not come apart; there each draw has keys and values of its own, and still one query.
+
 The layers below are untouched, and so is a model whose attention is not transformers' interface:
 there all tokens are computed.
 """
@@ -23,11 +28,11 @@ from transformers import PreTrainedModel
 
 from bhpeft.methods.architectures import Architecture, layers_of
 from bhpeft.methods.attention import ATTENTIONS, KEYS_AND_VALUES, has_attention, use_attention
+from bhpeft.methods.prefix import key_value_geometry
 from bhpeft.methods.sampled import tile
-from bhpeft.models.keys_values import keys_and_values
+from bhpeft.models.drawn_attention import Attended, drawn_attention
+from bhpeft.models.keys_values import Rotary, drawn_keys_and_values, keys_and_values
 from bhpeft.models.pooling import taken
-
-Attended = tuple[Tensor, Tensor | None]
 
 
 def last_layer_of(model: PreTrainedModel, architecture: Architecture) -> LastLayer | None:
@@ -56,7 +61,7 @@ class LastLayer:
         self.attention = self.layer.get_submodule(str(architecture.attention))
         self._names = list(inspect.signature(self.layer.forward).parameters)
         self._positions: Tensor | None = None
-        self._tokens = 0
+        self._tokens, self._draws = 0, 1
 
     @property
     def ready(self) -> bool:
@@ -67,14 +72,15 @@ class LastLayer:
         return not self.attention._forward_pre_hooks
 
     @contextmanager
-    def at(self, positions: Tensor, tokens: int) -> Iterator[None]:
+    def at(self, positions: Tensor, tokens: int, draws: int = 1) -> Iterator[None]:
         """Run the layer for one token a row, within a `with` block.
 
         Args:
             positions: (B,), which of the text's tokens.
             tokens: T, how many tokens the text has; what the layer sees before them is a prompt.
+            draws: S, if this layer is the lowest with drawn weights; then S·B rows leave it.
         """
-        self._positions, self._tokens = positions, tokens
+        self._positions, self._tokens, self._draws = positions, tokens, draws
         try:
             yield
         finally:
@@ -91,17 +97,43 @@ class LastLayer:
         rows, width = hidden.shape[:2]
         positions = self._positions + (width - self._tokens)
         positions = tile(positions, rows // len(positions))
-        rotary = given.get("position_embeddings")
-        key, value = keys_and_values(
-            self.architecture, self.model, self.attention, self._normed(hidden), rotary
+        mask = self._mask(given.get("attention_mask"), positions, width)
+        given[KEYS_AND_VALUES], mask = self._attention(
+            hidden, given.get("position_embeddings"), mask
         )
-        given["attention_mask"] = self._mask(given.get("attention_mask"), positions, width)
-        if rotary is not None:
-            given["position_embeddings"] = tuple(_row(x, positions)[:, None] for x in rotary)
+        given["attention_mask"] = mask
+        if given.get("position_embeddings") is not None:
+            given["position_embeddings"] = tuple(
+                self._one(x, positions) for x in given["position_embeddings"]
+            )
         if given.get("position_ids") is not None:
-            given["position_ids"] = _row(given["position_ids"], positions)[:, None]
-        given[KEYS_AND_VALUES] = _looking_at(key, value)
-        return (taken(hidden, positions)[:, None],), given
+            given["position_ids"] = self._one(given["position_ids"], positions)
+        return (self._one(hidden, positions),), given
+
+    def _attention(
+        self, hidden: Tensor, rotary: Rotary | None, mask: Tensor | None
+    ) -> tuple[Callable[..., Attended], Tensor | None]:
+        """Return the attention to all tokens, and the mask it wants."""
+        where, draws = (self.architecture, self.model, self.attention), self._draws
+        if draws > 1 and not self._norm_hooks:
+            apart = drawn_keys_and_values(*where, self._normed(hidden), rotary)
+            if apart is not None:
+                heads, _ = key_value_geometry(self.model)
+                return drawn_attention(*apart, heads), mask
+        if draws > 1:
+            if rotary is not None and len(hidden) == len(rotary[0]):
+                rotary = (tile(rotary[0], draws), tile(rotary[1], draws))
+            hidden, mask = tile(hidden, draws), mask if mask is None else tile(mask, draws)
+        return _looking_at(*keys_and_values(*where, self._normed(hidden), rotary)), mask
+
+    def _one(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Return x (rows or 1, T, …) at each row's position, once a draw, (S·rows, 1, …)."""
+        return tile(_row(x, positions)[:, None], self._draws)
+
+    @property
+    def _norm_hooks(self) -> bool:
+        norm = self.architecture.attention_norm
+        return norm is not None and bool(self.layer.get_submodule(norm)._forward_hooks)
 
     def _normed(self, hidden: Tensor) -> Tensor:
         norm = self.architecture.attention_norm

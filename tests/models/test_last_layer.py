@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
 
 from bhpeft.methods import ARCHITECTURES, BitFit, Houlsby, LoRA, ParallelAdapter, Prefix, Prompt
 from bhpeft.models.adapted import AdaptedModel
@@ -176,3 +177,58 @@ def test_in_fewer_bits_the_difference_is_rounding(family, dtype):
             one, every = quick.logits(tiny.minibatch()), plain.logits(tiny.minibatch())
     cost = (every - exact).abs().max()
     assert (one - every).abs().max() <= 2 * cost < 0.5 * exact.std()
+
+
+DRAWN = {
+    "lora": [LoRA()],
+    "all projections": None,
+    "union": SETS["union"][:-1],
+    "biases": SETS["biases"],
+}
+
+
+def every_projection(family):
+    """LoRA on queries, keys and values; ModernBERT has them in one."""
+    paths = ARCHITECTURES[BUILD[family]().config.model_type].key_value
+    query = {"key": "query", "k_proj": "q_proj", "k_lin": "q_lin"}.get(paths[0])
+    return [LoRA(target_modules=(*paths, query) if query else paths), Prefix(length=3)]
+
+
+@pytest.mark.parametrize("pooling", ["first", "last"])
+@pytest.mark.parametrize(
+    ("family", "methods"),
+    [(family, methods) for family in (*FAMILIES, "qwen2") for methods in DRAWN
+     if methods != "biases" or family in BIASED],
+)  # fmt: skip
+def test_draws_of_the_last_layer_are_queries_to_shared_keys(family, methods, pooling, monkeypatch):
+    """Equal to tiling the whole layer, gradients too, whichever of its weights are drawn."""
+    monkeypatch.setitem(SETS, methods, DRAWN[methods] or every_projection(family))
+    quick, plain = pair(family, methods, pooling)
+    drawn, point = draw(quick, draws=4), draw(quick)
+    chosen = [name for name in drawn if name.startswith(("1.", "head"))]
+    for some in (chosen, [n for n in chosen if n.endswith((".a", ".value", "delta", "down"))]):
+        weights = point | {name: drawn[name] for name in some}
+        for minibatch in (tiny.minibatch(), left_padded(tiny.minibatch()), tiny.minibatch(rows=1)):
+            agree(
+                with_gradients(quick, weights, minibatch), with_gradients(plain, weights, minibatch)
+            )
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_values_are_projected_once_for_all_draws(family, monkeypatch):
+    """Sixteen draws cost less than twice what one does, where tiling costs five times as much."""
+    monkeypatch.setitem(SETS, "thin", [LoRA(rank=1)])
+    quick, _ = pair(family, "thin")
+    minibatch = tiny.minibatch(rows=3, tokens=64)
+
+    def flops(draws):
+        drawn = {n: t for n, t in draw(quick, draws).items() if n.startswith("1.")}
+        with quick.swapped(draw(quick) | drawn), FlopCounterMode(display=False) as counter:
+            quick.logits(minibatch)
+        return counter.get_total_flops()
+
+    shared = flops(16) / flops(1)
+    monkeypatch.setattr("bhpeft.models.keys_values.separable", lambda projection: False)
+    tiled = flops(16) / flops(1)
+    assert shared < 2
+    assert tiled > 2 * shared
