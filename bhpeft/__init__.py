@@ -7,3 +7,7 @@ Nothing heavy is imported here; import what you use:
     from bhpeft.rounds import learn, pending   a round, and the batches that wait for one
     from bhpeft.learning.predict import Predictor
 """
+
+from bhpeft.secrecy import silence
+
+silence()

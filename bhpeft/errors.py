@@ -41,15 +41,17 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from bhpeft.secrecy import without_secrets
+
 
 class BhpeftError(Exception):
     """The root: a sentence, and the three things a person on call needs to know."""
 
     def __init__(self, what: str, *, found: str = "", expected: str = "", remedy: str = ""):
-        self.what = what
-        self.found = found
-        self.expected = expected
-        self.remedy = remedy
+        self.what = without_secrets(what)
+        self.found = without_secrets(found)
+        self.expected = without_secrets(expected)
+        self.remedy = without_secrets(remedy)
         super().__init__(self.message)
 
     @property

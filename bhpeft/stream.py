@@ -43,7 +43,17 @@ class Model(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     attention: Literal["auto", "sdpa", "explicit"] = "auto"
     feature_cache_mb: int = Field(2048, ge=0, description="for what frozen layers make of rows")
-    trust_remote_code: bool = False
+    trust_remote_code: bool = Field(False, description="only false: see _never_run_code")
+
+    @field_validator("trust_remote_code")
+    @classmethod
+    def _never_run_code(cls, trusted: bool) -> bool:
+        if trusted:
+            raise ValueError(
+                "false: code that comes with a model never runs here, neither in a round nor where "
+                "a version is served; use an architecture that transformers has itself"
+            )
+        return trusted
 
 
 class Learning(Section):

@@ -8,15 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-STATE_FOLDER = ".bhpeft"
+from bhpeft.secrecy import SILENCE
 
-# DO_NOT_TRACK=1 does not silence MLflow (it wants "true"), so each library's own switch is set.
-SILENCE = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
+STATE_FOLDER = ".bhpeft"
 
 # PASSIVE: waiting threads sleep; a step takes 0.1 s instead of 0.75-1.46 s beside other processes.
 # Heartbeats every 30 s let the automation in deployments.py find a lost round within 90 s.

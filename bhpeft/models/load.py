@@ -6,9 +6,10 @@ A base is named in one of three ways:
     models/my-base                       a folder
     sentence-transformers/all-MiniLM-L6  a Hugging Face hub name, pinned by `revision`
 
-No code that comes with a model is ever run, and only safetensors weights are read: a pickle could
-run code. The fingerprint is what a posterior is tied to: it changes with a single bit of the
-weights, the configuration or the number of layers kept, and not with where the files lie.
+No code that comes with a model is ever run: it is not even downloaded, and where it lies in a
+folder, transformers is told not to ask a person about it. Only safetensors weights are read: a
+pickle could run code. The fingerprint is what a posterior is tied to: it changes with a single bit
+of the weights, the configuration or the number of layers kept, and not with where the files lie.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def load_base(
     """
     folder, commit = _folder(name, revision)
     try:
-        config = AutoConfig.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as problem:
         raise _unreadable(name, problem) from problem
     _keep_layers(config, layers, name)
@@ -105,7 +106,7 @@ def identify(
     """
     folder, _ = _folder(name, revision)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as problem:
         raise _unreadable(name, problem) from problem
     _keep_layers(config, layers, name)
@@ -189,7 +190,12 @@ def _weights(
     try:
         with _without_loading_report():
             model, report = AutoModel.from_pretrained(
-                folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+                folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
         raise _unreadable(name, problem) from problem

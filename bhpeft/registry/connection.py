@@ -19,12 +19,11 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from bhpeft.errors import BhpeftError, NotAllowed, RegistryError, RegistryUnreachable
+from bhpeft.secrecy import SILENCE, without_login
 
 PROBE_SECONDS = 3.0
 
-SETTINGS = {
-    # DO_NOT_TRACK=1 does not stop MLflow's telemetry; this does, if set before the import.
-    "MLFLOW_DISABLE_TELEMETRY": "true",
+SETTINGS = SILENCE | {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
@@ -215,7 +214,7 @@ def _probe(uri: str) -> None:
     if not uri.startswith(("http://", "https://")):
         return
     try:
-        urlopen(uri.rstrip("/") + "/health", timeout=PROBE_SECONDS).close()
+        urlopen(without_login(uri).rstrip("/") + "/health", timeout=PROBE_SECONDS).close()
     except HTTPError as answer:
         answer.close()  # It answers; whether it likes the question is for MLflow to find out.
     except (URLError, TimeoutError, ConnectionError) as problem:

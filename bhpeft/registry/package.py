@@ -119,22 +119,31 @@ def verify(wanted: Version, folder: Path) -> None:
     Raises:
         StateError: a file is missing, altered or was not there.
     """
-    expected, found = wanted.checksums, _found(folder)
-    if not expected:
+    if not wanted.checksums:
         raise StateError(
             f"{wanted} has no checksums",
             expected="a version registered by bhpeft",
             remedy="Roll back to one that was.",
         )
+    verify_folder(folder, wanted.checksums, str(wanted))
+
+
+def verify_folder(folder: Path, expected: Mapping[str, str], what: str) -> None:
+    """Compare a folder's files with the SHA-256 each should have.
+
+    Raises:
+        StateError: a file is missing, altered or was not there.
+    """
+    found = _found(folder)
     wrong = sorted(
         name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
     )
     if wrong:
         raise StateError(
-            f"The stored files of {wanted} are not those that were registered",
+            f"The stored files of {what} are not those that were registered",
             found="; ".join(f"{name}: {_short(found.get(name))}" for name in wrong),
             expected="; ".join(f"{name}: {_short(expected.get(name))}" for name in wrong),
-            remedy=f"Restore the store from a backup, or `bhpeft rollback {wanted.stream} --to …`.",
+            remedy="Restore the store from a backup, or `bhpeft rollback STREAM --to …`.",
         )
 
 
@@ -173,6 +182,7 @@ def _pack(
         signature=_signature(predicted),
         mlflow_model=model,
         pip_requirements=pip_requirements(),
+        model_config={"sha256": checksums(folder)},
         input_example=pd.DataFrame({"text": ["a text"]}),
     )
     return staging / "model"

@@ -19,10 +19,19 @@ class PosteriorModel(PythonModel):
     """The task's answer to each text, how sure it is, and whether it abstains."""
 
     def load_context(self, context: Any) -> None:
-        """Load the posterior and its base model."""
-        from bhpeft.learning.predict import Predictor
+        """Load the posterior and its base model, after every file is what was stored.
 
-        self._predictor = Predictor.load(Path(context.artifacts["adapter"]))
+        Raises:
+            StateError: a file is missing, altered or was not there.
+        """
+        from bhpeft.learning.predict import Predictor
+        from bhpeft.registry.package import verify_folder
+
+        folder = Path(context.artifacts["adapter"])
+        # Versions stored before this was written have no checksums of their own beside them.
+        if expected := (context.model_config or {}).get("sha256"):
+            verify_folder(folder, expected, "this version")
+        self._predictor = Predictor.load(folder)
 
     # A hint of list[str] would make MLflow replace the signature and drop its parameters; this one
     # it leaves alone, and without any it warns each user who loads the model.

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 
+from bhpeft.secrecy import without_secrets
+
 PREFIX = "bhpeft."
 
 CHAMPION = "champion"
@@ -216,7 +218,8 @@ def aliases_of(number: int, aliases: Mapping[str, str | int]) -> tuple[str, ...]
 
 def one_line(error: BaseException, limit: int = 500) -> str:
     """Return an error as one line for a tag."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:limit]
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return without_secrets(text)[:limit]
 
 
 def unique(items: Iterable[str]) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from bhpeft.registry.records import (
 )
 from bhpeft.registry.round_run import RoundRun
 from bhpeft.registry.versions import Versions
+from bhpeft.secrecy import without_login
 
 
 class Registry:
@@ -317,7 +318,7 @@ class Registry:
 
     def link(self, record: Version | RoundRun) -> str | None:
         """Return the address of a version's or a run's page, if there is a server to show it."""
-        uri = self.connection.uri.rstrip("/")
+        uri = without_login(self.connection.uri).rstrip("/")
         if not uri.startswith("http"):
             return None
         if isinstance(record, Version):

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 import pytest
 from torch import Generator
 
-from bhpeft.errors import UnknownVersion
+from bhpeft.errors import StateError, UnknownVersion
 from bhpeft.learning.build import build_model, first_state
 from bhpeft.learning.state import Spec
 from bhpeft.learning.variants import VARIANTS
@@ -68,3 +69,22 @@ def test_the_champion_predicts_through_mlflow_with_its_uncertainty(
     mean_only = champion.predict(pd.DataFrame({"text": TEXTS}), params={"draws": 0})
     assert mean_only["mutual_information"].abs().max() < 1e-12
     assert [str(w.message) for w in recwarn if "mlflow" in w.filename] == []
+
+
+def test_an_altered_posterior_is_not_served(
+    registry: Registry, stream: str, tmp_path: Path
+) -> None:
+    """Whoever asks MLflow for the champion gets what was judged, or an error."""
+    model = build_model(SPEC)
+    state = first_state(model, SPEC, VARIANTS["blob"], TEXTS, Generator().manual_seed(1))
+    state.save(tmp_path / "state")
+    with registry.round_run(stream, "b1", digest="d1", parent=None) as run:
+        version = registry.register(run, tmp_path / "state", decision="promoted")
+    where = registry.connection.client.get_model_version_download_uri(stream, "1")
+    stored = Path(unquote(urlsplit(where).path)) / "artifacts" / "adapter"
+    [weights] = [name for name in version.checksums if name.startswith("posterior")]
+    content = bytearray((stored / weights).read_bytes())
+    content[-1] ^= 1
+    (stored / weights).write_bytes(content)
+    with pytest.raises(StateError, match=weights):
+        registry.load(stream, 1)
