@@ -152,7 +152,7 @@ def _land(home: Path, batch_id: str, rows: pd.DataFrame) -> None:
     land(
         source,
         stream.landing,
-        load_contract(stream.contract),
+        load_contract(stream.contract, stream.task.value.needs),
         STREAM,
         batch_id=batch_id,
         validate=False,

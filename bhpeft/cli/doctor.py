@@ -91,7 +91,7 @@ def _streams(home: Path) -> tuple[list[Stream], list[Check]]:
     for name, path in sorted(stream_files(home).items()):
         try:
             stream = read_stream(path, home)
-            contract = load_contract(stream.contract)
+            contract = load_contract(stream.contract, stream.task.value.needs)
         except BhpeftError as error:
             checks.append(Check(f"stream {name}", False, error.message))
             continue

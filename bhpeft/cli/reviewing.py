@@ -222,7 +222,7 @@ def _column_of(file: Path, stream: Stream) -> list[str]:
 
     from bhpeft.data.contract import load_contract
 
-    column = load_contract(stream.contract).text
+    column = load_contract(stream.contract, stream.task.value.needs).text
     suffix = file.suffix.lower()
     if suffix == ".parquet":
         frame = pd.read_parquet(file)

@@ -81,7 +81,7 @@ def land(
     batch = land_file(
         file,
         landing_of(config),
-        load_contract(config.contract),
+        load_contract(config.contract, config.task.value.needs),
         config.name,
         batch_id=batch_id or None,
         event_time=event_time,

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from bhpeft.data import odcs, odcs_rules
 from bhpeft.errors import ContractFileError
+from bhpeft.tasks import Classification, Needs
 
 # A text of a megabyte is a log file or a mistake, not an example to learn from; whoever means it
 # writes a larger maxLength into the contract.
@@ -70,7 +71,8 @@ class Column:
 class Contract:
     """Hold what a stream's batches must look like.
 
-    `labels` are strings in the order of the contract, whatever the label column's type is.
+    `label` is the column of the answers; `labels` are its values where they are listed, as strings
+    in the order of the contract, whatever the column's type is.
     """
 
     name: str
@@ -110,8 +112,12 @@ class Contract:
         raise KeyError(name)
 
 
-def load_contract(path: Path | str) -> Contract:
+def load_contract(path: Path | str, needs: Needs = Classification.needs) -> Contract:
     """Read and check a contract file.
+
+    Args:
+        path: of the YAML file.
+        needs: what the stream's task needs of it.
 
     Raises:
         ContractFileError: the file is missing, is not an ODCS v3 contract, lacks what bhpeft needs
@@ -121,9 +127,9 @@ def load_contract(path: Path | str) -> Contract:
     document = odcs.read(path)
     table = odcs.only_table(document, path)
     roles = _roles(table, path)
-    columns = tuple(_column(p, roles.get(p.name, ()), path) for p in table.properties)
+    columns = tuple(_column(p, roles.get(p.name, ()), needs, path) for p in table.properties)
     by_role = _by_role(roles)
-    text, label = _text_and_label(by_role, path)
+    text, label = _text_and_answer(by_role, needs, path)
     rows = odcs_rules.row_rules(table, path)
     return Contract(
         name=document.name or document.id,
@@ -131,7 +137,7 @@ def load_contract(path: Path | str) -> Contract:
         columns=columns,
         text=text,
         label=label,
-        labels=_labels(columns, label, path),
+        labels=_labels(columns, label, path) if needs.listed else (),
         key=_at_most_one(by_role, "key", path),
         slices=tuple(by_role.get("slice", ())),
         event_time=_at_most_one(by_role, "event_time", path),
@@ -156,19 +162,28 @@ def _by_role(roles: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
     return columns
 
 
-def _text_and_label(by_role: dict[str, list[str]], path: Path) -> tuple[str, str]:
-    text = _at_most_one(by_role, "text", path)
-    label = _at_most_one(by_role, "label", path)
-    for role, column in (("text", text), ("label", label)):
+def _text_and_answer(by_role: dict[str, list[str]], needs: Needs, path: Path) -> tuple[str, str]:
+    """Return the columns of text and answer.
+
+    Raises:
+        ContractFileError: one is missing, or a column plays a part the task has no use for.
+    """
+    for role in by_role.keys() - {*needs.roles, *odcs.ANY_TASK}:
+        raise ContractFileError(
+            f"{path} gives a column the role {role!r}",
+            found=", ".join(by_role[role]),
+            expected=f"the roles of the stream's task: {', '.join(needs.roles)}",
+            remedy="Remove the role, or name the task it belongs to in the stream file.",
+        )
+    found = {role: _at_most_one(by_role, role, path) for role in needs.roles}
+    for role, column in found.items():
         if column is None:
             raise ContractFileError(
                 f"{path} does not say which column is the {role}",
                 expected=f"one property with the role {role!r}",
                 remedy=f"Add to that property: {_ROLE_EXAMPLE % role}",
             )
-    assert text is not None
-    assert label is not None
-    return text, label
+    return str(found[needs.roles[0]]), str(found[needs.answer])
 
 
 def _at_most_one(by_role: dict[str, list[str]], role: str, path: Path) -> str | None:
@@ -183,10 +198,10 @@ def _at_most_one(by_role: dict[str, list[str]], role: str, path: Path) -> str | 
     return columns[0] if columns else None
 
 
-def _column(declared: Any, roles: tuple[str, ...], path: Path) -> Column:
+def _column(declared: Any, roles: tuple[str, ...], needs: Needs, path: Path) -> Column:
     where = f"{path}, column {declared.name!r}"
     kind = odcs.logical_type(declared, ARROW_TYPES, where)
-    allowed = {"text": ("string",), "label": ("string", "integer"), "event_time": ("timestamp",)}
+    allowed = {"text": ("string",), needs.answer: needs.types, "event_time": ("timestamp",)}
     for role in roles:
         if kind not in allowed.get(role, (kind,)):
             raise ContractFileError(
@@ -196,7 +211,7 @@ def _column(declared: Any, roles: tuple[str, ...], path: Path) -> Column:
                 remedy="Change the type, or give the role to another column.",
             )
     # Nothing can be learned from a row without these, so they need not be declared required.
-    never_null = bool({"text", "label", "key", "event_time"} & set(roles))
+    never_null = bool({*needs.roles, "key", "event_time"} & set(roles))
     if never_null and declared.required is False:
         raise ContractFileError(
             f"{where} may be null, but has the role {' and '.join(roles)}",

@@ -16,7 +16,9 @@ from pydantic import BaseModel, ValidationError
 
 from bhpeft.errors import ContractFileError, did_you_mean
 
-ROLES = ("text", "label", "key", "slice", "event_time")
+# The roles that mean the same whatever is predicted; what a row and its answer are is the task's.
+ANY_TASK = ("key", "slice", "event_time")
+ROLES = ("text", "label", "target", *ANY_TASK)
 
 
 def read(path: Path) -> OpenDataContractStandard:

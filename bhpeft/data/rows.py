@@ -27,7 +27,7 @@ CHUNK_BYTES = 64 * 2**20
 def read_rows(batch: Batch, contract: Contract, chunk_rows: int = 4096) -> Iterator[pa.RecordBatch]:
     """Yield the batch's rows in order, in the contract's columns and types.
 
-    The label comes as a string, one of `contract.labels`. An optional column that a part does not
+    A label comes as a string, one of `contract.labels`. An optional column that a part does not
     have comes as nulls.
 
     Args:
@@ -38,9 +38,10 @@ def read_rows(batch: Batch, contract: Contract, chunk_rows: int = 4096) -> Itera
     Raises:
         BatchCorrupt: a part cannot be read to its end, or no longer fits the contract.
     """
-    schema = contract.arrow
-    label = schema.get_field_index(contract.label)
-    learned = schema.set(label, schema.field(label).with_type(pa.string()))
+    schema = learned = contract.arrow
+    if contract.labels:
+        label = schema.get_field_index(contract.label)
+        learned = schema.set(label, schema.field(label).with_type(pa.string()))
     for _, rows in part_rows(batch, chunk_rows):
         try:
             yield conform(conform(rows, schema), learned)

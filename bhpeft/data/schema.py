@@ -6,6 +6,7 @@ unique cannot be seen in a chunk of rows: that is `repeats.py`.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -79,6 +80,7 @@ def expectation(column: Column, check: str) -> str:
         "length": f"{column.min_length} to {column.max_length} characters",
         "unknown value": f"one of {', '.join(str(value) for value in column.values)}",
         "pattern": f"the pattern {column.pattern}",
+        "infinite": "a finite number",
         "range": _range_in_words(column),
         "future": "a time that has come",
         "unique": "every value once",
@@ -110,13 +112,9 @@ def _checks(column: Column, contract: Contract) -> list[Any]:
     import pandas as pd
     from pandera.pandas import Check
 
-    checks = []
-    if column.logical_type == "string":
-        checks.append(Check.str_length(column.min_length, column.max_length, error="length"))
-        if column.name == contract.text:
-            checks.append(Check(lambda texts: texts.str.strip() != "", error="empty"))
-        if column.pattern is not None:
-            checks.append(Check.str_contains(column.pattern, error="pattern"))
+    checks = _text_checks(column, contract) if column.logical_type == "string" else []
+    if column.logical_type == "number":
+        checks.append(Check(lambda numbers: numbers.abs() < math.inf, error="infinite"))
     if column.values:
         checks.append(Check.isin(column.values, error="unknown value"))
     temporal = column.logical_type in ("timestamp", "date")
@@ -131,6 +129,17 @@ def _checks(column: Column, contract: Contract) -> list[Any]:
             if column.logical_type == "timestamp" and limit.tzinfo is None:
                 limit = limit.tz_localize("UTC")
             checks.append(compare(limit, error="range"))
+    return checks
+
+
+def _text_checks(column: Column, contract: Contract) -> list[Any]:
+    from pandera.pandas import Check
+
+    checks = [Check.str_length(column.min_length, column.max_length, error="length")]
+    if column.name == contract.text:
+        checks.append(Check(lambda texts: texts.str.strip() != "", error="empty"))
+    if column.pattern is not None:
+        checks.append(Check.str_contains(column.pattern, error="pattern"))
     return checks
 
 

@@ -168,13 +168,31 @@ def _guarded(column: DriftColumn, judge: Callable[[], ColumnDrift]) -> ColumnDri
 
 # Wasserstein is in reference standard deviations: a quarter of one is a visible shift of the
 # middle. Jensen–Shannon (natural log): 0.1 is a label share moving from 50 % to 64 %.
-DEFAULT_COLUMNS: Mapping[str, DriftColumn] = {
-    "label": DriftColumn("jensenshannon", 0.1, "categorical"),
-    "prediction": DriftColumn("jensenshannon", 0.1, "categorical"),
-    "confidence": DriftColumn("wasserstein", 0.25),
-    "entropy": DriftColumn("wasserstein", 0.25),
+ANSWER_COLUMNS: Mapping[str, Mapping[str, DriftColumn]] = {
+    "categorical": {
+        "label": DriftColumn("jensenshannon", 0.1, "categorical"),
+        "prediction": DriftColumn("jensenshannon", 0.1, "categorical"),
+        "confidence": DriftColumn("wasserstein", 0.25),
+        "entropy": DriftColumn("wasserstein", 0.25),
+    },
+    "numerical": {
+        "label": DriftColumn("wasserstein", 0.25),
+        "prediction": DriftColumn("wasserstein", 0.25),
+        "uncertainty": DriftColumn("wasserstein", 0.25),
+    },
+    "": {"uncertainty": DriftColumn("wasserstein", 0.25)},
+}
+TEXT_COLUMNS: Mapping[str, DriftColumn] = {
     "text_length": DriftColumn("wasserstein", 0.25),
     "word_count": DriftColumn("wasserstein", 0.25),
     "non_letter_share": DriftColumn("wasserstein", 0.25),
     "embedding": DriftColumn("classifier_auc", 0.75, "table"),
 }
+
+
+def default_columns(answer: str) -> dict[str, DriftColumn]:
+    """Return how columns are judged where a row's answer is "categorical", "numerical" or ""."""
+    return {**ANSWER_COLUMNS[answer], **TEXT_COLUMNS}
+
+
+DEFAULT_COLUMNS: Mapping[str, DriftColumn] = default_columns("categorical")

@@ -57,12 +57,14 @@ class DriftRule:
         share: drifted share of the evaluable columns from which the batch counts as drifted.
         decisive: columns of which one alone is enough.
         extreme_labels: total variation of the label shares from which drift is extreme.
+        extreme_answer: shift of numerical answers, in reference standard deviations, likewise.
         extreme_text: shift of a text statistic, in reference standard deviations, likewise.
     """
 
     share: float = 1 / 3
     decisive: tuple[str, ...] = ("embedding",)
     extreme_labels: float = 0.3
+    extreme_answer: float = 1.5
     extreme_text: float = 5.0
 
 
@@ -148,7 +150,9 @@ def drift_report(
     calibration = _calibration(current, reference, rng)
     run = _snapshot_of(judged, columns, frames, calibration)
     share, drifted = _drifted(judged, rule)
-    variation, extreme, reasons = _extreme(frames, rule, rng)
+    numerical = "label" in columns and columns["label"].kind == "numerical"
+    look = _extreme_numbers if numerical else _extreme
+    variation, extreme, reasons = look(frames, rule, rng)
     return DriftReport(
         judged, share, drifted, extreme, reasons, variation, calibration, _json_of(run), run
     )
@@ -169,30 +173,45 @@ def _extreme(
     frames: Frames, rule: DriftRule, rng: np.random.Generator
 ) -> tuple[float | None, bool | None, tuple[str, ...]]:
     """Return the label variation, whether drift is extreme, and why."""
-    variation, seen, reasons = None, False, []
-    for name in ("label", *TEXT_STATISTICS):
+    reasons, seen = _extreme_shifts(frames, dict.fromkeys(TEXT_STATISTICS, rule.extreme_text))
+    try:
+        pair = pair_of("label", "categorical", frames)
+    except ValueError:  # judge_column has already said why this column is not evaluable
+        return None, (bool(reasons) if seen else None), tuple(reasons)
+    variation = _total_variation(*pair)
+    if variation >= rule.extreme_labels and variation > resplit(pair, _total_variation, rng):
+        reasons.insert(
+            0,
+            f"label shares moved by {variation:.2f} in total variation, "
+            f"limit {rule.extreme_labels:g}",
+        )
+    return variation, bool(reasons), tuple(reasons)
+
+
+def _extreme_numbers(
+    frames: Frames, rule: DriftRule, rng: np.random.Generator
+) -> tuple[None, bool | None, tuple[str, ...]]:
+    """Return whether drift is extreme where answers are numbers, and why."""
+    limits = {"label": rule.extreme_answer, **dict.fromkeys(TEXT_STATISTICS, rule.extreme_text)}
+    reasons, seen = _extreme_shifts(frames, limits)
+    return None, (bool(reasons) if seen else None), tuple(reasons)
+
+
+def _extreme_shifts(frames: Frames, limits: Mapping[str, float]) -> tuple[list[str], bool]:
+    """Return which numerical columns moved beyond their limit, and whether any could be judged."""
+    seen, reasons = False, []
+    for name, limit in limits.items():
         try:
-            pair = pair_of(name, "categorical" if name == "label" else "numerical", frames)
+            moved = _standardised_shift(*pair_of(name, "numerical", frames))
         except ValueError:
             continue  # judge_column has already said why this column is not evaluable
         seen = True
-        if name == "label":
-            variation = _total_variation(*pair)
-            if variation >= rule.extreme_labels and variation > resplit(
-                pair, _total_variation, rng
-            ):
-                reasons.append(
-                    f"label shares moved by {variation:.2f} in total variation, "
-                    f"limit {rule.extreme_labels:g}"
-                )
-            continue
-        moved = _standardised_shift(*pair)
-        if moved >= rule.extreme_text:
+        if moved >= limit:
+            told = {"label": "the answers"}.get(name, name)
             reasons.append(
-                f"{name} moved by {moved:.1f} reference standard deviations, "
-                f"limit {rule.extreme_text:g}"
+                f"{told} moved by {moved:.1f} reference standard deviations, limit {limit:g}"
             )
-    return variation, (bool(reasons) if seen else None), tuple(reasons)
+    return reasons, seen
 
 
 def _total_variation(current: pd.Series, reference: pd.Series) -> float:

@@ -6,7 +6,8 @@ download, and a missing text becomes a missing value instead of an exception.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -21,12 +22,14 @@ class DriftTable:
         probabilities: (N, C) averaged probabilities of the champion on these rows, or None.
         embeddings: (N, d) base-model embeddings of the texts, or None.
         labels: names of the C columns of `probabilities`, in order; needed for calibration.
+        predictions: columns (N,) of what the champion predicts where that is no probabilities.
     """
 
     rows: pd.DataFrame
     probabilities: np.ndarray | None = None
     embeddings: np.ndarray | None = None
     labels: tuple[str, ...] = ()
+    predictions: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse arrays of another length than the rows.
@@ -53,6 +56,7 @@ def drift_frame(table: DriftTable) -> pd.DataFrame:
     frame = table.rows.reset_index(drop=True).copy()
     if "text" in frame:
         frame = frame.assign(**_text_statistics(frame["text"]))
+    frame = frame.assign(**table.predictions)
     if table.probabilities is not None:
         frame = frame.assign(**_predictions(table.probabilities, table.labels))
     return frame

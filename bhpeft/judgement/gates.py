@@ -22,6 +22,7 @@ from bhpeft.judgement.gates_quality import (
     forgetting,
     paired_nll,
     rejection,
+    rmse,
     slices,
 )
 from bhpeft.judgement.report import RoundReport
@@ -36,6 +37,7 @@ Settings = Mapping[str, Mapping[str, float] | bool]
 GATES: Mapping[str, Gate] = {
     "nll": paired_nll,
     "accuracy": accuracy,
+    "rmse": rmse,
     "forgetting": forgetting,
     "slices": slices,
     "calibration": calibration,
@@ -44,6 +46,9 @@ GATES: Mapping[str, Gate] = {
     "drift": drift,
     "budget": budget,
 }
+
+# Each guards the headline of some task, and speaks only where it is the round's.
+HEADLINES = frozenset({"accuracy", "rmse"})
 
 # Without these two nothing is known about the candidate, so a person has to look.
 REQUIRED = frozenset({"nll", "posterior"})
@@ -97,7 +102,8 @@ def decide(
     settings = settings or {}
     check_settings(settings)
     off = tuple(name for name, limits in settings.items() if limits is False)
-    names = [name for name in dict.fromkeys([*GATES, *settings]) if name not in off]
+    mute = HEADLINES - {report.holdout.figures.headline.name}
+    names = [name for name in dict.fromkeys([*GATES, *settings]) if name not in {*off, *mute}]
     verdicts = tuple(
         resolve("gate", name, GATES)(report, **_limits(settings.get(name))) for name in names
     )

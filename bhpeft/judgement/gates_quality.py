@@ -52,6 +52,13 @@ def accuracy(
     return _headline("accuracy", report, margin, sds, min_rows)
 
 
+def rmse(
+    report: RoundReport, *, margin: float = 0.02, sds: float = 1.0, min_rows: float = 50
+) -> Verdict:
+    """Pass where RMSE on the new hold-out rose by at most `margin` of itself plus `sds` sd."""
+    return _headline("rmse", report, margin, sds, min_rows)
+
+
 def rejection(
     report: RoundReport, *, margin: float = 0.01, sds: float = 1.0, min_rows: float = 50
 ) -> Verdict:
@@ -176,6 +183,8 @@ def _not_finite(gate: str) -> Verdict:
 def _headline(
     gate: str, report: RoundReport, margin: float, sds: float, min_rows: float
 ) -> Verdict:
+    if report.holdout.figures.headline.name != gate:
+        return unknown(gate, f"the task has no {gate}")
     missing = _missing(gate, report.holdout, min_rows)
     return missing or _drop(gate, report.holdout, gate, margin, sds)
 

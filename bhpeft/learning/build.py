@@ -18,7 +18,6 @@ from bhpeft.models.arithmetic import PLAIN, Arithmetic, settle
 from bhpeft.models.encode import encode, padded
 from bhpeft.models.load import identify, load_base
 from bhpeft.posterior import SCALES, MeanField, flatten
-from bhpeft.tasks import Task, task
 
 
 def build_model(spec: Spec, arithmetic: Arithmetic = PLAIN) -> AdaptedModel:
@@ -42,7 +41,7 @@ def build_model(spec: Spec, arithmetic: Arithmetic = PLAIN) -> AdaptedModel:
     ours = chosen_device().type == "cuda" and has_attention(base.model, architecture)
     if arithmetic.attention != "sdpa" or ours:
         use_attention(base.model, architecture, arithmetic.attention)
-    predicted = task_of(spec)
+    predicted = spec.predicted
     model = AdaptedModel(
         base,
         [method(name, settings) for name, settings in spec.methods.items()],
@@ -52,11 +51,6 @@ def build_model(spec: Spec, arithmetic: Arithmetic = PLAIN) -> AdaptedModel:
         head=predicted.head,
     )
     return model.to(chosen_device())
-
-
-def task_of(spec: Spec) -> Task:
-    """Return what a state predicts."""
-    return task(spec.task, spec.task_settings)
 
 
 def chosen_device() -> torch.device:

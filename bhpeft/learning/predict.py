@@ -23,7 +23,7 @@ from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.arithmetic import PLAIN, Arithmetic
 from bhpeft.models.encode import encode, padded
 from bhpeft.posterior import unflatten
-from bhpeft.tasks import Task, task
+from bhpeft.tasks import Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ class Predictor:
     @cached_property
     def task(self) -> Task:
         """Return what is predicted."""
-        return task(self.state.spec.task, self.state.spec.task_settings)
+        return self.state.spec.predicted
 
     @classmethod
     def load(cls, folder: Path | str, arithmetic: Arithmetic = PLAIN) -> Predictor:

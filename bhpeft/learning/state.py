@@ -26,6 +26,7 @@ from torch import Tensor
 from bhpeft.errors import BaseModelMismatch, StateError
 from bhpeft.posterior import MeanField, flatten, unflatten
 from bhpeft.posterior.meanfield import Shapes
+from bhpeft.tasks import Task, task
 
 FORMAT = 1
 SPEC_FILE = "spec.json"
@@ -34,11 +35,19 @@ TENSOR_FILE = "posterior.safetensors"
 
 @dataclass(frozen=True)
 class Absorbed:
-    """One batch the chain has learned: its id, the SHA-256 of its content and its training rows."""
+    """One batch the chain has learned.
+
+    Attributes:
+        batch_id, digest, rows: its name, the SHA-256 of its content and its training rows.
+        labels: how many of the state's labels it knew; 0 where all of them did.
+        contract_version: under which it was landed, where that is on record.
+    """
 
     batch_id: str
     digest: str
     rows: int
+    labels: int = 0
+    contract_version: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,7 @@ class Spec:
         draws, seed: the fixed draws of the posterior predictive.
         abstain_above: predictive entropy in nats above which a prediction abstains.
         absorbed: the batches learned, oldest first.
+        tally: what the task keeps of the first round's answers, such as their mean and spread.
     """
 
     base: str
@@ -78,6 +88,12 @@ class Spec:
     abstain_above: float
     absorbed: tuple[Absorbed, ...] = ()
     task_settings: Mapping[str, Any] = field(default_factory=dict)
+    tally: tuple[float, ...] = ()
+
+    @property
+    def predicted(self) -> Task:
+        """Return the task, in the units it was learned in."""
+        return task(self.task, self.task_settings).knowing(self.tally)
 
     def as_json(self) -> str:
         """Return the spec as an indented JSON text."""
@@ -100,6 +116,7 @@ class Spec:
                     remedy="Load it with the bhpeft version that wrote it.",
                 )
             fields["labels"] = tuple(fields["labels"])
+            fields["tally"] = tuple(fields.get("tally", ()))
             fields["absorbed"] = tuple(Absorbed(**entry) for entry in fields["absorbed"])
             return cls(**fields)
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as problem:

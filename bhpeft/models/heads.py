@@ -26,10 +26,12 @@ class Head(Protocol):
     Attributes:
         pooling: which pooling it reads, where it is not free to read any; else empty.
         width: d, the size of what it reads.
+        rows: its weights that have a row for each label.
     """
 
     pooling: str
     width: int
+    rows: tuple[str, ...]
 
     def __call__(self, pooled: Tensor, minibatch: Mapping[str, Tensor]) -> Tensor:
         """Map pooled (rows, d), or (rows, T, d) where nothing is pooled, to (rows, outputs)."""
@@ -48,6 +50,7 @@ class LinearHead(nn.Module):
     """A linear map in float32 of pooled hidden states."""
 
     pooling = ""
+    rows: tuple[str, ...] = ("head.weight", "head.bias")
 
     def __init__(self, base: LoadedBase, outputs: int, generator: Generator):
         super().__init__()
@@ -66,3 +69,31 @@ class LinearHead(nn.Module):
             Site("head.weight", "head.weight", self, "weight", self.width),
             Site("head.bias", "head.bias", self, "bias", 1),
         ]
+
+
+# Adam moves a weight by its rate a step. A log-variance has to travel units where other weights
+# move by hundredths, so the weight is a tenth of it.
+LOG_VARIANCE_STEP = 10.0
+
+
+class GaussianHead(LinearHead):
+    """A linear map to a mean, with one log-variance for all rows beside it."""
+
+    rows: tuple[str, ...] = ()
+
+    def __init__(self, base: LoadedBase, outputs: int, generator: Generator):
+        super().__init__(base, outputs, generator)
+        self.log_variance = nn.Parameter(torch.zeros(1, device=base.model.device))
+
+    def forward(self, pooled: Tensor, minibatch: Mapping[str, Tensor]) -> Tensor:
+        """Map pooled (rows, d) to (rows, 2): mean and log-variance."""
+        mean = super().forward(pooled, minibatch)
+        # One value, or one a draw, each for as many rows.
+        spread = self.log_variance.reshape(-1, 1)
+        spread = spread.repeat_interleave(len(mean) // len(spread), 0)
+        return torch.cat([mean, LOG_VARIANCE_STEP * spread], dim=-1)
+
+    def sites(self) -> list[Site]:
+        """Return the sites of weight, bias and log-variance."""
+        name = "head.log_variance"
+        return [*super().sites(), Site(name, name, self, "log_variance", 1)]

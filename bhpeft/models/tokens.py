@@ -33,8 +33,10 @@ __all__ = ["TokenTable", "Window", "collate"]
 
 WINDOW = 4096
 
-# Rows handed in: texts, labels and row ids, each as long as the others.
-Chunk = tuple[Sequence[str], Sequence[int], Sequence[int]]
+# Rows handed in: texts, labels and row ids, each as long as the others; and where it is not all of
+# them, how many labels each row may choose from.
+Plain = tuple[Sequence[str], Sequence[float], Sequence[int]]
+Chunk = Plain | tuple[Sequence[str], Sequence[float], Sequence[int], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,16 @@ class Window:
         start: the position of its first row in the table.
         tokens: the tokens of all its rows, one after another.
         offsets: (n + 1,), where each row's tokens begin and end.
-        labels, rows: (n,), the class and the row id of each.
+        labels, rows: (n,), the class (or number) and the row id of each.
+        options: (n,), how many labels each may choose from; 0 is all of them.
     """
 
     start: int
     tokens: NDArray[Any]
     offsets: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     rows: NDArray[np.int64]
+    options: NDArray[np.int64]
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -66,6 +70,7 @@ class Window:
             **padded(ids, pad),
             "labels": torch.from_numpy(self.labels[chosen]),
             "rows": torch.from_numpy(self.rows[chosen]),
+            "options": torch.from_numpy(self.options[chosen]),
             "positions": torch.from_numpy(self.start + chosen),
         }
 
@@ -74,7 +79,7 @@ class TokenTable:
     """A table of (tokens, label, row id) on disk.
 
     A minibatch is a dict of input_ids and attention_mask (B, T), and labels, rows (the ids handed
-    in) and positions (0 … N − 1 in the table) (B,), all int64.
+    in), options (0 for all labels) and positions (0 … N − 1 in the table) (B,), all int64.
     """
 
     def __init__(self, path: Path):
@@ -106,6 +111,7 @@ class TokenTable:
         folder: Path,
         content: str,
         window: int = WINDOW,
+        numbers: bool = False,
     ) -> TokenTable:
         """Tokenise `chunks` into `folder`, unless that was done before.
 
@@ -115,13 +121,14 @@ class TokenTable:
             max_length: in tokens, special ones included; longer texts are cut.
             folder: where tables are kept; made if missing.
             content: what identifies the rows and their order, such as a digest of the batch.
+            numbers: labels are any numbers, not the positions of classes.
             window: rows a record batch, the unit of memory and of sorting.
         """
-        identity = f"{content} {tokenizer_fingerprint(tokenizer)} {max_length} {window}"
+        identity = f"{content} {tokenizer_fingerprint(tokenizer)} {max_length} {window} options"
         path = folder / f"{sha256(identity.encode()).hexdigest()}.arrow"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            _write(path, chunks, tokenizer, max_length, window)
+            _write(path, chunks, tokenizer, max_length, window, numbers)
         return cls(path)
 
     def __len__(self) -> int:
@@ -169,8 +176,9 @@ class TokenTable:
             start=int(self._starts[index]),
             tokens=tokens.values.to_numpy(),
             offsets=tokens.offsets.to_numpy().astype(np.int64),
-            labels=batch.column("label").to_numpy().astype(np.int64),
+            labels=_widest(batch.column("label").to_numpy()),
             rows=batch.column("row").to_numpy().astype(np.int64),
+            options=batch.column("options").to_numpy().astype(np.int64),
         )
 
 
@@ -180,14 +188,16 @@ def _write(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     window: int,
+    numbers: bool,
 ) -> None:
     """Write the whole table beside `path`, then move it there, so that it is complete or absent."""
     narrow = len(tokenizer) <= np.iinfo(np.uint16).max + 1
     schema = pa.schema(
         [
             pa.field("tokens", pa.list_(pa.uint16() if narrow else pa.int32())),
-            pa.field("label", pa.int32()),
+            pa.field("label", pa.float64() if numbers else pa.int32()),
             pa.field("row", pa.int64()),
+            pa.field("options", pa.int32()),
         ],
         metadata={"pad": str(tokenizer.pad_token_id)},
     )
@@ -195,11 +205,11 @@ def _write(
         partial = Path(file.name)
         try:
             with pa.ipc.new_file(file, schema) as writer:
-                for texts, labels, rows in _windows(chunks, window):
+                for texts, *rest in _windows(chunks, window):
                     tokens = encode(tokenizer, texts, max_length)
                     columns = [
                         pa.array(column, type=field.type)
-                        for column, field in zip((tokens, labels, rows), schema, strict=True)
+                        for column, field in zip((tokens, *rest), schema, strict=True)
                     ]
                     writer.write_batch(pa.record_batch(columns, schema=schema))
             file.flush()
@@ -209,19 +219,25 @@ def _write(
             partial.unlink(missing_ok=True)
 
 
+def _widest(labels: NDArray[Any]) -> NDArray[Any]:
+    return labels.astype(np.int64 if labels.dtype.kind == "i" else np.float64)
+
+
 def _windows(
     chunks: Iterable[Chunk], size: int
-) -> Iterator[tuple[list[str], list[int], list[int]]]:
+) -> Iterator[tuple[list[str], list[float], list[int], list[int]]]:
     """Cut pieces of any size into windows of `size` rows; the last may be smaller."""
     texts: list[str] = []
-    labels: list[int] = []
+    labels: list[float] = []
     rows: list[int] = []
-    for more_texts, more_labels, more_rows in chunks:
+    options: list[int] = []
+    for more_texts, more_labels, more_rows, *more_options in chunks:
         texts += more_texts
         labels += more_labels
         rows += more_rows
+        options += more_options[0] if more_options else [0] * len(more_rows)
         while len(texts) >= size:
-            yield texts[:size], labels[:size], rows[:size]
-            del texts[:size], labels[:size], rows[:size]
+            yield texts[:size], labels[:size], rows[:size], options[:size]
+            del texts[:size], labels[:size], rows[:size], options[:size]
     if texts:
-        yield texts, labels, rows
+        yield texts, labels, rows, options

@@ -18,11 +18,15 @@ from bhpeft.data.batch import Batch
 from bhpeft.data.contract import Contract
 from bhpeft.data.rows import read_rows
 from bhpeft.data.split import Fractions, side_of
+from bhpeft.learning.state import Spec
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.tokens import Chunk, TokenTable
+from bhpeft.rounds.asked import inputs_of, targets_of
+from bhpeft.rounds.labels import known_to, known_to_rows
+from bhpeft.rounds.memory import BATCH
 from bhpeft.rounds.replay import NOTHING, Replay
 from bhpeft.stream import Stream
-from bhpeft.tasks import Task, task
+from bhpeft.tasks import Task
 
 # Enough for a one-point difference in accuracy to be seen (standard error 0.6 points), few enough
 # to score with every draw in a minute.
@@ -40,6 +44,7 @@ class Intake:
         own_rows: how many of them are the batch's own.
         replay: what the candidate's successors will rehearse.
         selection, holdout: rows of the other two sides: text, label and slices.
+        labels: how many of the contract's labels the batch knew.
         known: what a model that never reads a row may know of the training rows' answers, such as
             the share of each label in the contract's order.
     """
@@ -51,6 +56,7 @@ class Intake:
     replay: Replay
     selection: pd.DataFrame
     holdout: pd.DataFrame
+    labels: int
     known: np.ndarray
 
 
@@ -61,20 +67,33 @@ def take_in(
     model: AdaptedModel,
     cache: Path,
     replay: Replay = NOTHING,
+    learned: Spec | None = None,
 ) -> Intake:
-    """Split and tokenise a checked batch, and the rows of earlier ones it is rehearsed with."""
-    split, predicted = fractions_of(stream), task(stream.task.name, stream.task.settings)
+    """Split and tokenise a checked batch, and the rows of earlier ones it is rehearsed with.
+
+    Args:
+        stream: says how rows are parted and how long texts may be.
+        batch: what is taken in.
+        contract: its labels in the order of the head's rows.
+        model: whose tokenizer it is.
+        cache: where token tables are kept.
+        replay: rows of the chain to be rehearsed.
+        learned: the champion's spec; None in round 0.
+    """
+    labels = known_to(batch, contract, learned)
+    split, predicted = fractions_of(stream), stream.task.value
     tokenizer = model.base.tokenizer
     train = TokenTable.build(
         chain(
-            _training_chunks(predicted, batch, contract, split),
-            _rehearsed(predicted, replay, contract),
+            _training_chunks(predicted, batch, contract, split, labels),
+            _rehearsed(predicted, replay, contract, learned),
         ),
         tokenizer,
         stream.model.max_length,
         cache,
         content=f"{batch.digest} {split} {contract.text} {contract.label} {contract.labels} "
-        f"{replay.digest}",
+        f"{labels} {replay.digest}",
+        numbers=not predicted.needs.listed,
     )
     data = stream.data
     sides = {"selection": MOST_HELD_ROWS, "holdout": MOST_HELD_ROWS, "train": data.replay_rows}
@@ -87,6 +106,7 @@ def take_in(
         replay=replay.with_batch(batch.batch_id, held["train"], data.memory_batches),
         selection=held["selection"],
         holdout=held["holdout"],
+        labels=labels,
         known=known,
     )
 
@@ -97,32 +117,31 @@ def fractions_of(stream: Stream) -> Fractions:
     return Fractions(1.0 - data.selection - data.holdout, data.selection, data.holdout)
 
 
-def targets_of(predicted: Task, rows: pd.DataFrame, contract: Contract) -> np.ndarray:
-    """Return each row's answer as the task's number, (N,): a label's place in the list, say."""
-    return predicted.targets(rows[contract.label].tolist(), contract.labels)
-
-
 def _training_chunks(
-    predicted: Task, batch: Batch, contract: Contract, split: Fractions
+    predicted: Task, batch: Batch, contract: Contract, split: Fractions, labels: int
 ) -> Iterator[Chunk]:
     first = 0
     for chunk in _frames(batch, contract):
         mine = np.flatnonzero(side_of(chunk[contract.text].tolist(), split) == "train")
         rows = chunk.iloc[mine]
         yield (
-            rows[contract.text].tolist(),
+            inputs_of(predicted, rows, contract),
             targets_of(predicted, rows, contract).tolist(),
             (mine + first).tolist(),
+            [labels] * len(mine),
         )
         first += len(chunk)
 
 
-def _rehearsed(predicted: Task, replay: Replay, contract: Contract) -> Iterator[Chunk]:
+def _rehearsed(
+    predicted: Task, replay: Replay, contract: Contract, learned: Spec | None
+) -> Iterator[Chunk]:
     rows = replay.rows
     if not rows.empty:
         # Rehearsed rows are not rows of this batch, hence no row number of it.
         labels = targets_of(predicted, rows, contract).tolist()
-        yield rows[contract.text].tolist(), labels, [-1] * len(rows)
+        options = known_to_rows(rows[BATCH], learned).tolist()
+        yield inputs_of(predicted, rows, contract), labels, [-1] * len(rows), options
 
 
 def _survey(

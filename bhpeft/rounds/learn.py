@@ -96,7 +96,7 @@ def learn(
     if finished is not None:
         return _outcome(stream, batch, finished.parent, _taken_up(finished, registry), began)
     _refuse_repetition(stream, batch, registry, parent)
-    contract = load_contract(stream.contract)
+    contract = load_contract(stream.contract, stream.task.value.needs)
     try:
         batch = run(stage_batch, stream, batch, contract)
         run(check_batch, batch, contract)

@@ -10,7 +10,7 @@ scoring the champion on them again could only give the same numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,14 @@ class Memory:
         ids = self.rows[BATCH].to_numpy()
         for batch_id in dict.fromkeys(ids):
             yield str(batch_id), np.flatnonzero(ids == batch_id)
+
+    def widened(self, outputs: int) -> Memory:
+        """Return the memory with room for labels its rows' contracts did not know: never said."""
+        more = outputs - self.probabilities.shape[-1]
+        if not outputs or more <= 0:
+            return self
+        padded = np.pad(self.probabilities, ((0, 0), (0, 0), (0, more)))
+        return replace(self, probabilities=padded)
 
     def save(self, folder: Path) -> None:
         """Write the memory beside the state it belongs to."""

@@ -9,10 +9,12 @@ from pathlib import Path
 from bhpeft.data.batch import Batch
 from bhpeft.data.contract import Contract
 from bhpeft.judgement.gates import check_settings
+from bhpeft.learning.grow import grow
 from bhpeft.learning.state import AdapterState
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.registry import Registry, Version
 from bhpeft.rounds.intake import Intake, take_in
+from bhpeft.rounds.labels import in_learned_order
 from bhpeft.rounds.memory import Memory
 from bhpeft.rounds.replay import NOTHING, Replay
 from bhpeft.rounds.training import Trained, model_of, train
@@ -43,10 +45,19 @@ class Inherited:
 
 @dataclass(frozen=True)
 class Ready:
-    """A model and a batch, ready for training."""
+    """A model and a batch, ready for training.
+
+    Attributes:
+        model: for all labels the contract knows.
+        intake: the batch.
+        parent: the champion's state with a row for each of them; None in round 0.
+        memory: the chain's frozen rows with the champion's scores, likewise.
+    """
 
     model: AdaptedModel
     intake: Intake
+    parent: AdapterState | None = None
+    memory: Memory | None = None
 
 
 def fetch_parent(registry: Registry, parent: Version | None, folder: Path) -> Inherited | None:
@@ -67,14 +78,15 @@ def prepare(stream: Stream, batch: Batch, contract: Contract, inherited: Inherit
         ConfigError: the stream file asks for a gate nobody knows; said now, not after training.
     """
     check_settings(stream.gates)
-    parent = inherited.state if inherited else None
-    model = model_of(stream, contract, parent)
-    return Ready(
-        model,
-        take_in(
-            stream, batch, contract, model, stream.cache, inherited.replay if inherited else NOTHING
-        ),
-    )
+    learned = inherited.state.spec if inherited else None
+    contract = in_learned_order(contract, learned)
+    model = model_of(stream, contract, inherited.state if inherited else None)
+    replay = inherited.replay if inherited else NOTHING
+    intake = take_in(stream, batch, contract, model, stream.cache, replay, learned)
+    if inherited is None:
+        return Ready(model, intake)
+    parent = grow(inherited.state, model, contract.labels)
+    return Ready(model, intake, parent, inherited.memory.widened(len(contract.labels)))
 
 
 def train_candidate(
@@ -82,7 +94,7 @@ def train_candidate(
 ) -> Trained:
     """Fit the candidate from the champion's posterior."""
     watch = None if progress is None else _stage(progress, "train")
-    return train(stream, ready.intake, ready.model, inherited.state if inherited else None, watch)
+    return train(stream, ready.intake, ready.model, ready.parent, watch)
 
 
 def examine(
@@ -99,8 +111,8 @@ def examine(
         ready.model,
         ready.intake,
         trained,
-        champion=inherited.state if inherited else None,
-        memory=inherited.memory if inherited else None,
+        champion=ready.parent,
+        memory=ready.memory,
         watch=watch,
     )
 

@@ -13,8 +13,9 @@ from torch import Generator
 from bhpeft.data.batch import Batch
 from bhpeft.data.contract import Contract
 from bhpeft.errors import StateError
-from bhpeft.learning.build import build_model, check_gauge, first_state, task_of
+from bhpeft.learning.build import build_model, check_gauge, first_state
 from bhpeft.learning.fit import Fitted, Task, Watch, fit
+from bhpeft.learning.grow import grow
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.state import Absorbed, AdapterState, Spec
 from bhpeft.learning.variants import Variant, variant
@@ -101,7 +102,7 @@ def model_of(stream: Stream, contract: Contract, parent: AdapterState | None) ->
     if parent is not None:
         parent.check_base(model.base.fingerprint)
         _refuse_change("pooling", model.pooling, parent.spec.pooling)
-        parent.check_layout(model.shapes)
+        grow(parent, model, contract.labels).check_layout(model.shapes)
         check_gauge(model, parent)
     return model
 
@@ -110,7 +111,6 @@ def model_of(stream: Stream, contract: Contract, parent: AdapterState | None) ->
 FIXED = (
     "task",
     "task_settings",
-    "labels",
     "methods",
     "variant",
     "scale",
@@ -159,7 +159,7 @@ def train(
     generator = Generator().manual_seed(_seed(stream, intake.batch))
     forgetting = stream.learning.forgetting
     if parent is None:
-        spec = spec_of(stream, intake.contract)
+        spec = _in_units(spec_of(stream, intake.contract), intake)
         texts = intake.holdout[intake.contract.text].tolist()[:MEASURED_ROWS]
         start = first_state(model, spec, chosen, texts, generator)
         prior = start.prior
@@ -178,17 +178,26 @@ def train(
             variant=chosen,
             first=parent is None,
             forgetting=forgetting,
-            predicted=task_of(start.spec),
+            predicted=start.spec.predicted,
         )
         fitted = fit(task, generator, watch)
     state = _described(fitted.state, stream, intake, chosen)
     return Trained(state, prior, fitted, _health(state, prior, fitted))
 
 
+def _in_units(spec: Spec, intake: Intake) -> Spec:
+    """Return the first round's spec with what its task keeps of the training rows' answers."""
+    known = replace(spec, tally=tuple(intake.known.tolist()))
+    return spec if known.predicted == spec.predicted else known
+
+
 def _described(
     state: AdapterState, stream: Stream, intake: Intake, chosen: Variant
 ) -> AdapterState:
-    absorbed = Absorbed(intake.batch.batch_id, intake.batch.digest, intake.own_rows)
+    batch = intake.batch
+    absorbed = Absorbed(
+        batch.batch_id, batch.digest, intake.own_rows, intake.labels, batch.contract_version
+    )
     return state.with_spec(
         kl_weight=chosen.kl_weight,
         forgetting=stream.learning.forgetting,

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bhpeft.judgement.drift import DEFAULT_COLUMNS, DriftColumn, DriftReport, drift_report
+from bhpeft.data.contract import Contract
+from bhpeft.judgement.column_drift import default_columns
+from bhpeft.judgement.drift import DriftColumn, DriftReport, drift_report
 from bhpeft.judgement.drift_columns import DriftTable
 from bhpeft.judgement.gates import Decision, decide
 from bhpeft.judgement.report import Evidence, RoundReport, build_report
@@ -17,7 +19,9 @@ from bhpeft.judgement.scored import Comparison
 from bhpeft.learning.predict import Predictor
 from bhpeft.learning.state import AdapterState
 from bhpeft.models.adapted import AdaptedModel
-from bhpeft.rounds.intake import Intake, targets_of
+from bhpeft.rounds.asked import inputs_of, said_of, targets_of
+from bhpeft.rounds.intake import Intake
+from bhpeft.rounds.labels import known_to_rows
 from bhpeft.rounds.memory import BATCH, Memory, kept
 from bhpeft.rounds.training import Trained
 from bhpeft.stream import Stream
@@ -73,18 +77,18 @@ def put_to_trial(
         memory: the parent's frozen hold-out rows; None in round 0.
         watch: told how many rows are scored, and how many there are.
     """
-    text, rows = intake.contract.text, intake.holdout
+    rows, contract = intake.holdout, intake.contract
     counter = _Counter(watch, _rows_to_score(intake, champion, memory))
     candidate = Predictor(model, trained.state)
     targets = targets_of(candidate.task, rows, intake.contract)
-    mine = candidate.probabilities(rows[text].tolist(), watch=counter)
+    options = np.full(len(rows), intake.labels)
+    mine = said_of(candidate, rows, contract, options, counter)
     reigning = None if champion is None else Predictor(model, champion)
-    theirs = (
-        None if reigning is None else reigning.probabilities(rows[text].tolist(), watch=counter)
-    )
-    vectors = candidate.embeddings(rows[text].tolist())
-    known = _known(memory, candidate, text, counter)
-    drift = _drift(stream, intake, theirs, vectors, memory)
+    theirs = None if reigning is None else said_of(reigning, rows, contract, options, counter)
+    asked = inputs_of(candidate.task, rows, contract)
+    vectors = candidate.embeddings(asked)
+    known = _known(memory, candidate, contract, counter)
+    drift = _drift(stream, candidate.task, intake, theirs, vectors, memory)
     evidence = Evidence(
         labels=intake.contract.labels,
         holdout=_comparison(candidate.task, NEW, rows, targets, mine, theirs),
@@ -94,7 +98,7 @@ def put_to_trial(
         posterior=trained.health,
         cost={
             "seconds": trained.fitted.seconds,
-            **_cost(candidate, reigning, rows[text].tolist()),
+            **_cost(candidate, reigning, asked),
         },
         known=intake.known,
     )
@@ -110,12 +114,13 @@ def put_to_trial(
 
 
 def _known(
-    memory: Memory | None, candidate: Predictor, text: str, counter: _Counter
+    memory: Memory | None, candidate: Predictor, contract: Contract, counter: _Counter
 ) -> np.ndarray | None:
     """Return the candidate's draws on the chain's frozen rows; the champion's are stored."""
     if memory is None:
         return None
-    return candidate.probabilities(memory.rows[text].tolist(), watch=counter)
+    options = known_to_rows(memory.rows[BATCH], candidate.state.spec)
+    return said_of(candidate, memory.rows, contract, options, counter)
 
 
 def _comparison(
@@ -179,6 +184,7 @@ def _cost(
 
 def _drift(
     stream: Stream,
+    predicted: Task,
     intake: Intake,
     champion: np.ndarray | None,
     vectors: np.ndarray,
@@ -188,23 +194,22 @@ def _drift(
     if memory is None or champion is None:
         return None
     contract = intake.contract
-    columns = dict(DEFAULT_COLUMNS)
+    columns = default_columns(predicted.figures.answer)
     for name, asked in stream.drift.items():
         usual = columns.get(name)
         columns[name] = DriftColumn(
             asked.method, asked.threshold, asked.kind or (usual.kind if usual else "numerical")
         )
-    names = {contract.text: "text", contract.label: "label"}
+
+    def table(rows: pd.DataFrame, said: np.ndarray, embeddings: np.ndarray) -> DriftTable:
+        seen = predicted.scored(said, targets_of(predicted, rows, contract)).seen(contract.labels)
+        rows = rows.drop(columns=BATCH, errors="ignore")
+        names = {contract.text: "text", contract.label: "label"}
+        return DriftTable(rows.rename(columns=names), embeddings=embeddings, **seen)
+
     return drift_report(
-        DriftTable(
-            intake.holdout.rename(columns=names), champion.mean(0), vectors, contract.labels
-        ),
-        DriftTable(
-            memory.rows.drop(columns=BATCH).rename(columns=names),
-            memory.probabilities.mean(0),
-            memory.embeddings,
-            contract.labels,
-        ),
+        table(intake.holdout, champion, vectors),
+        table(memory.rows, memory.probabilities, memory.embeddings),
         columns,
     )
 
@@ -214,7 +219,7 @@ def _threshold(stream: Stream, candidate: Predictor, intake: Intake, counter: _C
     rows = intake.selection if len(intake.selection) else intake.holdout
     if len(rows) == 0:
         return float("inf")
-    probs = candidate.probabilities(rows[intake.contract.text].tolist(), watch=counter)
+    probs = said_of(candidate, rows, intake.contract, np.full(len(rows), intake.labels), counter)
     targets = targets_of(candidate.task, rows, intake.contract)
     uncertainty = candidate.task.scored(probs, targets).uncertainty
     return float(np.quantile(uncertainty, 1.0 - stream.prediction.abstain_share))

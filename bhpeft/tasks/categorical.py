@@ -26,9 +26,8 @@ from bhpeft.tasks.metrics import (
     rejection_curve,
     reliability_table,
 )
-from bhpeft.tasks.scored import Figures, Headline, ReliabilityBin
+from bhpeft.tasks.scored import REJECTED, Figures, Headline, ReliabilityBin
 
-REJECTED = 0.2
 _NAN = float("nan")
 
 FIGURES = Figures(
@@ -162,6 +161,10 @@ class Categorical:
     def baseline(self, known: np.ndarray | None) -> Categorical:
         """Return the predictor that knows the label shares of the training rows and no text."""
         return marginal(self.labels, self.probabilities.shape[2], known)
+
+    def seen(self, labels: tuple[str, ...]) -> Mapping[str, Any]:
+        """Return what a drift table shows of the predictions: all there is to a label."""
+        return {"probabilities": self.mean, "labels": labels}
 
     def quality(self, rng: np.random.Generator) -> ClassQuality:
         """Return accuracy, NLL, calibration and what is left when doubtful rows are refused."""

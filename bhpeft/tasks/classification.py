@@ -40,6 +40,10 @@ class Classification:
         }
     )
 
+    def knowing(self, tally: Sequence[float]) -> Classification:
+        """Return itself: labels have no units."""
+        return self
+
     def head(self, base: LoadedBase, outputs: int, generator: Generator) -> Head:
         """Return a linear head with a row for each label."""
         from bhpeft.models.heads import LinearHead
@@ -67,7 +71,16 @@ class Classification:
         """Return the cross-entropy."""
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(logits.float(), minibatch["labels"].to(logits.device))
+        logits = among(logits.float(), minibatch.get("options"))
+        return cross_entropy(logits, minibatch["labels"].to(logits.device))
+
+    def restricted(self, draws: np.ndarray, options: np.ndarray) -> np.ndarray:
+        """Return the probabilities among the first few labels a row knows; 0 is all of them."""
+        beyond = np.arange(draws.shape[-1]) >= np.where(options, options, draws.shape[-1])[:, None]
+        if not beyond.any():
+            return draws
+        kept = np.where(beyond, 0.0, draws)
+        return np.asarray(kept / kept.sum(-1, keepdims=True))
 
     def draws(self, logits: Tensor) -> np.ndarray:
         """Return each draw's probabilities."""
@@ -95,3 +108,19 @@ class Classification:
                 "abstain": found.entropy > abstain_above,
             }
         )
+
+
+def among(logits: Tensor, options: Tensor | None) -> Tensor:
+    """Return logits (B, C) with −inf beyond the `options` (B,) each row may choose from; 0 is all.
+
+    A label that a row's contract did not know yet is no answer of it.
+    """
+    if options is None:
+        return logits
+    import torch
+
+    outputs = logits.shape[-1]
+    options = options.to(logits.device)
+    limit = options.where(options > 0, outputs)[:, None]
+    beyond = torch.arange(outputs, device=logits.device) >= limit
+    return logits.masked_fill(beyond, float("-inf"))

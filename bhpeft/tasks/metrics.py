@@ -122,10 +122,17 @@ def rejection_curve(
     mean: np.ndarray, labels: np.ndarray, entropy: np.ndarray, points: int = 19
 ) -> tuple[tuple[float, float], ...]:
     """Return (share refused, accuracy of the rest) from none refused to 90 % refused."""
-    order, right = by_entropy(entropy, correct_rows(mean, labels))
+    return kept_curve(entropy, correct_rows(mean, labels), points)
+
+
+def kept_curve(
+    uncertainty: np.ndarray, values: np.ndarray, points: int = 19
+) -> tuple[tuple[float, float], ...]:
+    """Return (share refused, mean value of the rest) from none refused to 90 % refused."""
+    order, ordered = by_entropy(uncertainty, values)
     ones = np.ones((1, len(order)))
     return tuple(
-        (float(share), float(kept_accuracy(ones, right, share)[0]))
+        (float(share), float(kept_accuracy(ones, ordered, share)[0]))
         for share in np.linspace(0.0, 0.9, points)
     )
 

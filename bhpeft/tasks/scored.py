@@ -12,6 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+# The share of rows refused where a figure says what is left: enough to matter, few enough to bear.
+REJECTED = 0.2
+
 
 @dataclass(frozen=True)
 class Headline:
@@ -68,6 +71,7 @@ class Figures:
             under perfect calibration is in the figures `<name>_null_low` and `<name>_null_high`.
         rejected: the headline when the 20 % most uncertain rows are refused.
         said, happened: what the axes of the reliability diagram show.
+        answer: what an answer is to a drift report: "categorical", "numerical", or "" for none.
     """
 
     headline: Headline
@@ -76,6 +80,7 @@ class Figures:
     rejected: str = ""
     said: str = ""
     happened: str = ""
+    answer: str = "categorical"
 
 
 class Quality(Protocol):
@@ -161,6 +166,10 @@ class Scored(Protocol):
             known: what the task tallied on the training rows; without it the answers of these
                 rows themselves are used, which makes it a little stronger than it could be.
         """
+        ...
+
+    def seen(self, labels: tuple[str, ...]) -> Mapping[str, Any]:
+        """Return what a drift table shows of the predictions, as its fields."""
         ...
 
     def quality(self, rng: np.random.Generator) -> Quality:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from bhpeft.errors import ConfigError
 from bhpeft.section import Section
-from bhpeft.tasks import task
+from bhpeft.tasks import Task, task
 
 
 class Predicted(Section):
@@ -28,10 +28,15 @@ class Predicted(Section):
         settings = {key: value for key, value in content.items() if key != "name"}
         return {**{key: content[key] for key in content.keys() & {"name"}}, "settings": settings}
 
+    @property
+    def value(self) -> Task:
+        """Return the task."""
+        return task(self.name, self.settings)
+
     @model_validator(mode="after")
     def _is_known(self) -> Predicted:
         try:
-            task(self.name, self.settings)
+            _ = self.value
         except ConfigError as problem:
             raise ValueError(str(problem)) from problem
         return self

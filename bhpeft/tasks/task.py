@@ -61,6 +61,10 @@ class Task(Protocol):
         """Return the columns that `predict` adds to a row, each with its MLflow type."""
         ...
 
+    def knowing(self, tally: Sequence[float]) -> Task:
+        """Return the task as it is once the first round's training rows are tallied."""
+        ...
+
     def head(self, base: LoadedBase, outputs: int, generator: Generator) -> Head:
         """Return the head that turns hidden states into `outputs` numbers a row."""
         ...
@@ -92,6 +96,10 @@ class Task(Protocol):
         Args:
             logits: (S, B, outputs).
         """
+        ...
+
+    def restricted(self, draws: np.ndarray, options: np.ndarray) -> np.ndarray:
+        """Return draws (S, N, K) among the first `options` (N,) labels of each row; 0 is all."""
         ...
 
     def scored(self, draws: np.ndarray, targets: np.ndarray) -> Any:

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bhpeft.errors import BaseModelMismatch, StateError
-from bhpeft.learning.build import task_of
 from bhpeft.learning.predict import Predictor
 from bhpeft.learning.state import Absorbed, AdapterState, Spec, gauge_of, layout
 from bhpeft.learning.variants import BH_PEFT
@@ -239,7 +238,7 @@ def test_a_state_from_before_there_were_tasks_is_a_classifier(
     (folder / "spec.json").write_text(json.dumps(told))
     again = AdapterState.load(folder)
     assert again.spec == state.spec
-    assert task_of(again.spec).name == "classification"
+    assert again.spec.predicted.name == "classification"
 
 
 def test_the_gauge_names_the_factors_and_the_base_a_chain_started_from() -> None:

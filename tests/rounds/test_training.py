@@ -157,10 +157,9 @@ def test_a_chain_cannot_be_continued_under_another_stream_file(
         model_of(stream, home.contract, first)
 
 
-def test_a_label_that_was_added_is_refused_by_name(home: Chain, first: AdapterState) -> None:
+def test_a_label_that_was_added_makes_room_in_the_head(home: Chain, first: AdapterState) -> None:
     contract = replace(home.contract, labels=("bad", "good", "mixed"))
-    with pytest.raises(StateError, match="labels is not the champion's"):
-        model_of(home.stream, contract, first)
+    assert model_of(home.stream, contract, first).shapes["head.weight"] == (3, 384)
 
 
 def test_spelling_out_a_default_changes_nothing(home: Chain, first: AdapterState) -> None:
