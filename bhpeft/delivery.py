@@ -5,11 +5,12 @@ These are the keys of the stream file's `[data]` (`bhpeft.stream`), a frozen val
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
-from bhpeft.section import Section
+from bhpeft.section import Section, duration
 
 REMOTE = "s3://"
 
@@ -22,6 +23,7 @@ class Data(Section):
     delta: str = Field("", description="a Delta table instead, whose new rows are the batches")
     delta_rows: int = Field(50_000, ge=1, description="most rows of a batch cut from the table")
     delta_from: int = Field(0, ge=0, description="the table's first version that is learned")
+    expect_every: str = Field("", description='an alarm when no batch came in, say, "1d"')
     quarantine: Path = Field(Path("quarantine"), description="refused ones are explained here")
     holdout: float = Field(0.2, gt=0, lt=0.9, description="share of rows no training ever sees")
     selection: float = Field(0.1, ge=0, lt=0.9, description="share for choices no gate looks at")
@@ -40,6 +42,13 @@ class Data(Section):
             )
         return address
 
+    @field_validator("expect_every")
+    @classmethod
+    def _in_words(cls, text: str) -> str:
+        if text:
+            duration(text)
+        return text
+
     @model_validator(mode="after")
     def _leave_rows_to_train_on(self) -> Data:
         if self.holdout + self.selection >= 1:
@@ -51,6 +60,11 @@ class Data(Section):
         if self.delta and "landing" in self.model_fields_set:
             raise ValueError("give either landing or delta, not both")
         return self
+
+    @property
+    def rhythm(self) -> timedelta | None:
+        """Return how often a batch is expected; None where nobody said."""
+        return duration(self.expect_every) if self.expect_every else None
 
     def location(self, home: Path) -> str:
         """Return where batches land: a folder, `s3://…`, or `delta:` and a table's address."""

@@ -15,6 +15,7 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.events import STALE, tell
 from flows.locks import ensure_limits, promotion_lock
 from flows.round import nothing_to_learn, round_flow
 from flows.steps import step_runner
@@ -63,17 +64,23 @@ def drain(oldest: Callable[[], str | None], learn: Callable[[str], str]) -> dict
 
 
 def look(stream: str, home: str | None = None, by: str = "watch") -> Turn:
-    """Return whose turn it is in `stream`, after setting aside what cannot be read."""
+    """Return whose turn it is in `stream`, after setting aside what cannot be read.
+
+    A batch that is overdue is told, once a period.
+    """
     from bhpeft.registry import Registry
     from bhpeft.rounds import set_unreadable_aside, turn
+    from bhpeft.rounds.freshness import alarm
     from bhpeft.stream import find_stream
 
     config = find_stream(stream, Path(home) if home else None)
     registry = Registry(config.tracking_uri)
     ensure_limits(config.name)
-    run = step_runner({"turn", "set_unreadable_aside"})
+    run = step_runner({"turn", "set_unreadable_aside", "alarm"})
     for folder in run(set_unreadable_aside, config, registry):
         get_run_logger().warning("%s/%s cannot be read and is in quarantine", stream, folder)
+    if late := run(alarm, config):
+        tell(STALE, config.name, late.message, newest=str(late.newest))
     found: Turn = run(turn, config, registry, lock=partial(promotion_lock, config.name), by=by)
     return found
 

@@ -164,6 +164,8 @@ def _row(glance: Glance, coming: datetime | None) -> tuple[object, ...]:
     counts = glance.aside_counts
     if parked := counts.pop("parked", 0):
         asked.append(f"{parked} parked")
+    if glance.stale:
+        asked.append("batch overdue")
     return (
         glance.stream,
         f"v{glance.champion}" if glance.champion else None,

@@ -1,5 +1,6 @@
 """Run a round: the champion's posterior in, a decision out.
 
+freshness   whether a batch is overdue
 backlog     where batches land, and which are still to be learned
 memory      the chain's frozen hold-out rows
 replay      a few training rows of each batch, rehearsed by later rounds

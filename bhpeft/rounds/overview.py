@@ -9,6 +9,7 @@ from datetime import datetime
 
 from bhpeft.registry import Book, Registry, read_all
 from bhpeft.rounds.backlog import waiting
+from bhpeft.rounds.freshness import silence
 from bhpeft.rounds.release import Aside, set_aside_batches
 from bhpeft.stream import Stream
 
@@ -28,6 +29,7 @@ class Glance:
         held: versions that wait for a person.
         aside: batches that are parked, refused or in quarantine.
         last_decision: the last version's, with its number.
+        stale: one line where a batch is overdue.
         failing: how often the batch whose turn it is has failed in a row, and how the last time.
     """
 
@@ -40,6 +42,7 @@ class Glance:
     last_decision: str | None
     last_version: int | None
     failing: str | None
+    stale: str | None = None
 
     @property
     def aside_counts(self) -> dict[str, int]:
@@ -64,6 +67,7 @@ def glance(stream: Stream, book: Book) -> Glance:
     batches = waiting(stream, book)
     last = book.versions[max(book.versions)] if book.versions else None
     failures = book.failures_in_a_row(batches[0].digest) if batches else []
+    late = silence(stream)
     return Glance(
         stream=stream.name,
         champion=book.champion.number if book.champion else None,
@@ -74,4 +78,5 @@ def glance(stream: Stream, book: Book) -> Glance:
         last_decision=last.decision if last else None,
         last_version=last.number if last else None,
         failing=f"{len(failures)} × {failures[-1].kind}" if failures else None,
+        stale=late.message if late else None,
     )
