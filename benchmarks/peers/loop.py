@@ -1,0 +1,75 @@
+"""Train peft LoRA the way Hugging Face's guides do: Dataset, DataLoader, padding, AdamW.
+
+A `DataLoader` shuffles rows into minibatches, which are padded to the longest of their rows
+(`DataCollatorWithPadding`, as in the text classification guide) or all to the same length
+(`padding="max_length"`, as in the fine-tuning tutorial).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+from transformers import DataCollatorWithPadding
+
+from benchmarks.peers.problem import SEED, Problem
+from benchmarks.peers.stock import LEARNING_RATE, Classifier
+from bhpeft.models.load import load_base
+
+SIZE = 16
+
+
+class Loop:
+    """One training run, an epoch at a time."""
+
+    def __init__(self, problem: Problem, padding: str, epochs: int = 1):
+        self.problem, self.padding = problem, padding
+        self.tokenizer = load_base(problem.base, layers=problem.layers).tokenizer
+        self.model = Classifier(problem)
+        self._optimiser = torch.optim.AdamW(self.model.learned().values(), lr=LEARNING_RATE)
+        self._epochs, self._done, self._rows = epochs, 0, Generator().manual_seed(SEED)
+
+    def epoch(self, texts: Sequence[str], labels: Sequence[int]) -> None:
+        """Pass over the rows once; learning rates fall linearly over the run, as Trainer's do."""
+        loader = self._loader(texts, labels)
+        steps = len(loader) * self._epochs
+        for step, given in enumerate(loader, len(loader) * self._done):
+            for group in self._optimiser.param_groups:
+                group["lr"] = LEARNING_RATE * (1 - step / steps)
+            cross_entropy(self.model(given), given["labels"]).backward()
+            self._optimiser.step()
+            self._optimiser.zero_grad()
+        self._done += 1
+
+    @torch.no_grad()
+    def nll(self, texts: Sequence[str], labels: Sequence[int]) -> float:
+        """Return the mean NLL of rows."""
+        total = 0.0
+        for begin in range(0, len(texts), 64):
+            given = dict(self._encoded(texts[begin : begin + 64], padding=True, as_tensors="pt"))
+            wanted = torch.tensor(labels[begin : begin + 64])
+            total += float(cross_entropy(self.model(given), wanted, reduction="sum"))
+        return total / len(texts)
+
+    def _loader(self, texts: Sequence[str], labels: Sequence[int]) -> DataLoader:
+        encoded = self._encoded(texts, padding=self.padding)
+        rows = [
+            {"input_ids": ids, "attention_mask": mask, "label": label}
+            for ids, mask, label in zip(
+                encoded["input_ids"], encoded["attention_mask"], labels, strict=True
+            )
+        ]
+        collate = DataCollatorWithPadding(self.tokenizer)
+        return DataLoader(rows, SIZE, shuffle=True, collate_fn=collate, generator=self._rows)
+
+    def _encoded(
+        self, texts: Sequence[str], padding: str | bool, as_tensors: str | None = None
+    ) -> dict[str, Tensor]:
+        length = self.problem.minibatch["input_ids"].shape[1]
+        return self.tokenizer(
+            list(texts), truncation=True, max_length=length, padding=padding,
+            return_tensors=as_tensors, return_token_type_ids=False,
+        )  # fmt: skip
