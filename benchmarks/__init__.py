@@ -37,4 +37,6 @@ BENCHMARKS: dict[str, float] = {
     "train_memory": 60,
     "cached_epoch": 90,
     "epoch": 150,
+    "rows": 180,
+    "stream_tokens": 45,
 }

@@ -110,5 +110,9 @@ PLOTS: dict[str, Callable[[Rows], Any]] = {
     "train_step": bars,
     "predict": cost_and_fidelity,
     "rounds": growth(r"^cost of round (\d+) ", "round", "cost over round 2's; red: target"),
-    "rows": growth(r"^([\d,]+) rows: peak", "rows of the batch", "MB over the model; red: target"),
+    "rows": growth(
+        r"^([\d,]+) rows: peak over the model",
+        "rows of the batch",
+        "MB over the model; red: target",
+    ),
 }

@@ -1,8 +1,7 @@
 """Judge a landed batch against its contract, cheapest first: files, columns, then rows in chunks.
 
 Everything that is wrong with the rows is found in one pass and reported together, since whoever
-mends the batch wants the whole list. A batch of any size is judged in bounded memory, apart from
-eight bytes a row for each rule on uniqueness.
+mends the batch wants the whole list. A batch of any size is judged in bounded memory.
 
 Freshness is judged as of the landing (`landed_at`), not as of today: a batch waiting for its turn,
 or pending again after a rollback, has not become staler data by waiting.

@@ -166,7 +166,7 @@ def _newest(folder: Path, parts: list[Part], contract: Contract) -> datetime:
     """Return the newest event time of the rows, or now when there is none to be found."""
     newest: list[datetime] = []
     for part in parts:
-        with pq.ParquetFile(folder / part.name) as parquet:
+        with pq.ParquetFile(folder / part.name, pre_buffer=False) as parquet:
             if contract.event_time not in parquet.schema_arrow.names:
                 continue
             for rows in parquet.iter_batches(columns=[contract.event_time]):

@@ -23,6 +23,10 @@ T = TypeVar("T")
 # What one chunk of decoded rows may weigh; texts of a megabyte make chunks of few rows.
 CHUNK_BYTES = 64 * 2**20
 
+# A part is read through a window of this size: by default Arrow would fetch whole columns of it
+# beforehand, and a batch of ten million rows would lie in memory after all.
+BUFFER_BYTES = 2**20
+
 
 def read_rows(batch: Batch, contract: Contract, chunk_rows: int = 4096) -> Iterator[pa.RecordBatch]:
     """Yield the batch's rows in order, in the contract's columns and types.
@@ -99,7 +103,9 @@ def open_part(batch: Batch, path: Path) -> pq.ParquetFile:
     Raises:
         BatchCorrupt: it is truncated or not a Parquet file.
     """
-    part: pq.ParquetFile = _guarded(batch, path, lambda: pq.ParquetFile(path))
+    part: pq.ParquetFile = _guarded(
+        batch, path, lambda: pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
+    )
     return part
 
 

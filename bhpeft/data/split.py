@@ -38,7 +38,11 @@ class Fractions:
 
 def side_of(texts: Sequence[str], fractions: Fractions = Fractions()) -> np.ndarray:
     """Return the side of each text: "train", "selection" or "holdout"; shape (N,)."""
-    place = position_of(texts)
+    return side_at(position_of(texts), fractions)
+
+
+def side_at(place: np.ndarray, fractions: Fractions = Fractions()) -> np.ndarray:
+    """Return the side of each place in [0, 1); training is what comes first."""
     edges = np.array([fractions.train, fractions.train + fractions.selection])
     sides = np.array(["train", "selection", "holdout"])
     return sides[np.searchsorted(edges, place, side="right")]

@@ -41,11 +41,11 @@ class Course:
     @property
     def steps(self) -> int:
         """Return how many steps there are to be."""
-        return self.epochs * self.task.steps_an_epoch
+        return self.task.steps(self.epochs)
 
     def __iter__(self) -> Iterator[int]:
         epoch = 0
-        while epoch < self.epochs:
+        while epoch < self.epochs and epoch * self.task.steps_an_epoch < self.steps:
             epoch += 1
             yield epoch
 

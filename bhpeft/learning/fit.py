@@ -6,6 +6,7 @@ The loss and one step of it are in `bhpeft.learning.descent`, how many there are
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -69,7 +70,7 @@ def fit(task: Task, generator: Generator, watch: Watch | None = None) -> Fitted:
     descent, course = Descent.begin(task, generator), Course(task, task.plan.epochs)
     with _mode(task):
         for epoch in course:
-            for group in _groups(task, generator):
+            for group in islice(_groups(task, generator), course.steps - descent.steps):
                 for minibatch in group:
                     descent.gather(minibatch)
                 descent.move(course.steps)
@@ -82,7 +83,7 @@ def fit(task: Task, generator: Generator, watch: Watch | None = None) -> Fitted:
         state=descent.finished(),
         curve=descent.curve,
         steps=descent.steps,
-        epochs=course.epochs,
+        epochs=min(course.epochs, math.ceil(descent.steps / task.steps_an_epoch)),
         seconds=time.monotonic() - began,
         travel_met=course.travel_met,
         settled=course.settled,

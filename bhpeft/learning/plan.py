@@ -26,6 +26,8 @@ class Plan:
         epochs: passes over the batch's training rows.
         max_epochs: how far a round may be lengthened so that σ can reach its optimum; beyond it
             the round fails with `RhoTravelTooShort` rather than report its start as a posterior.
+        max_steps: the optimiser takes no more than these; 0 is no limit. A batch with more rows
+            than they pass over in `epochs` is learned from a random sample of it.
         batch_size: rows of a minibatch.
         accumulate: minibatches whose gradients are averaged into one step, for larger steps than
             fit into memory.
@@ -50,6 +52,7 @@ class Plan:
 
     epochs: Count = 3
     max_epochs: Count = 60
+    max_steps: Annotated[int, Field(ge=0, strict=True)] = 0
     batch_size: Count = 16
     accumulate: Count = 1
     patience: Annotated[int, Field(ge=0, strict=True)] = 0
@@ -61,6 +64,13 @@ class Plan:
     point_weights: PointWeights = "anchored"
     max_seconds: Annotated[float, Field(ge=0, strict=True)] = 0.0
     checkpointing: bool = False
+
+    @property
+    def most_rows(self) -> int | None:
+        """Return how many rows `max_steps` pass over in `epochs`; None without a limit."""
+        if not self.max_steps:
+            return None
+        return max(1, self.max_steps // self.epochs) * self.accumulate * self.batch_size
 
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rates' factor at `step` (from 0) of `steps`: up, then down."""

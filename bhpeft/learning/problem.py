@@ -47,6 +47,11 @@ class Task:
         """Return the number of the optimiser's steps in one pass over the rows."""
         return -(-self.rows.steps(self.plan.batch_size) // self.plan.accumulate)
 
+    def steps(self, epochs: int) -> int:
+        """Return the number of steps in so many passes, as far as the plan allows them."""
+        steps = epochs * self.steps_an_epoch
+        return min(steps, self.plan.max_steps) if self.plan.max_steps else steps
+
 
 def kl_share(task: Task, step: int, steps: int) -> float:
     """Return a step's share of the KL: 1 in all over an epoch, less while round 0 warms up."""

@@ -42,11 +42,11 @@ def _by_adam(task: Task, curvature: float) -> tuple[int, float]:
         "scale": q.scale,
     }
     for epochs in _possible(task):
-        budget = plan.rho_travel(epochs * task.steps_an_epoch) * task.variant.rho_step
+        budget = plan.rho_travel(task.steps(epochs)) * task.variant.rho_step
         travel = rho_travel(budget, **way)  # type: ignore[arg-type]
         if travel.needed <= budget:
             return epochs, travel.needed
-    check_rho_travel(budget, **way, steps=epochs * task.steps_an_epoch)  # type: ignore[arg-type]
+    check_rho_travel(budget, **way, steps=task.steps(epochs))  # type: ignore[arg-type]
     return epochs, travel.needed
 
 
@@ -56,7 +56,7 @@ def _by_sgd(task: Task, curvature: float) -> tuple[int, float]:
     optimum = optimal_std(prior, len(task.rows), curvature, task.variant.kl_weight)
     needed = time_to_arrive(start, optimum, prior, q.scale)
     for epochs in _possible(task):
-        budget = _flow(task, epochs * task.steps_an_epoch)
+        budget = _flow(task, task.steps(epochs))
         if needed <= budget:
             return epochs, needed
     raise RhoTravelTooShort(

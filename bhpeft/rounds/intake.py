@@ -1,12 +1,14 @@
 """Take a batch in: checked against its contract, split by row hash, tokenised once.
 
-The batch is read as a stream. Training rows go to a memory-mapped token table; of the selection
-and hold-out sides a bounded sample is kept as rows, since people and gates look at those.
+The batch is read as a stream, once. Training rows go to a memory-mapped token table, no more of
+them than the plan's steps can look at; of every side a bounded sample is kept as rows, since people
+and gates look at those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,7 +19,8 @@ import pandas as pd
 from bhpeft.data.batch import Batch
 from bhpeft.data.contract import Contract
 from bhpeft.data.rows import read_rows
-from bhpeft.data.split import Fractions, side_of
+from bhpeft.data.split import Fractions, position_of, side_at
+from bhpeft.learning.plan import Plan
 from bhpeft.learning.state import Spec
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.tokens import Chunk, TokenTable
@@ -25,12 +28,16 @@ from bhpeft.rounds.asked import inputs_of, targets_of
 from bhpeft.rounds.labels import known_to, known_to_rows
 from bhpeft.rounds.memory import BATCH
 from bhpeft.rounds.replay import NOTHING, Replay
+from bhpeft.rounds.survey import Survey
 from bhpeft.stream import Stream
 from bhpeft.tasks import Task
 
 # Enough for a one-point difference in accuracy to be seen (standard error 0.6 points), few enough
 # to score with every draw in a minute.
 MOST_HELD_ROWS = 2_000
+
+# Rows in memory at a time: a few megabytes of text.
+CHUNK_ROWS = 16_384
 
 
 @dataclass(frozen=True)
@@ -80,35 +87,61 @@ def take_in(
         replay: rows of the chain to be rehearsed.
         learned: the champion's spec; None in round 0.
     """
-    labels = known_to(batch, contract, learned)
-    split, predicted = fractions_of(stream), stream.task.value
-    tokenizer = model.base.tokenizer
+    labels, predicted = known_to(batch, contract, learned), stream.task.value
+    split, data = fractions_of(stream), stream.data
+    limit = limit_of(batch, split, Plan(**stream.learning.plan))
+    survey = Survey(
+        {"selection": MOST_HELD_ROWS, "holdout": MOST_HELD_ROWS, "train": data.replay_rows}
+    )
+    chunks = _training_chunks(stream, batch, contract, limit, labels, survey)
     train = TokenTable.build(
-        chain(
-            _training_chunks(predicted, batch, contract, split, labels),
-            _rehearsed(predicted, replay, contract, learned),
-        ),
-        tokenizer,
+        chain(chunks, _rehearsed(predicted, replay, contract, learned)),
+        model.base.tokenizer,
         stream.model.max_length,
         cache,
-        content=f"{batch.digest} {split} {contract.text} {contract.label} {contract.labels} "
-        f"{labels} {replay.digest}",
+        content=f"{batch.digest} {split} {limit} {contract.text} {contract.label} "
+        f"{contract.labels} {labels} {replay.digest}",
         numbers=not predicted.needs.listed,
     )
-    data = stream.data
-    sides = {"selection": MOST_HELD_ROWS, "holdout": MOST_HELD_ROWS, "train": data.replay_rows}
-    held, known = _survey(predicted, batch, contract, split, sides)
+    # Where the table was there before, nothing has been read yet.
+    for _ in chunks:
+        pass
     return Intake(
         batch=batch,
         contract=contract,
         train=train,
         own_rows=len(train) - len(replay.rows),
-        replay=replay.with_batch(batch.batch_id, held["train"], data.memory_batches),
-        selection=held["selection"],
-        holdout=held["holdout"],
+        replay=replay.with_batch(batch.batch_id, survey.held("train"), data.memory_batches),
+        selection=survey.held("selection"),
+        holdout=survey.held("holdout"),
         labels=labels,
-        known=known,
+        known=predicted.tally(survey.targets, contract.labels),
     )
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Say which training rows are learned from, where a batch has more than the plan can look at.
+
+    A text's place in the split is a hash of it, so the training rows below a place are a random
+    sample of them, and the same one whenever the batch is read.
+
+    Attributes:
+        place: training rows from there on are left out.
+        rows: and of those before it, any that are too many after all.
+    """
+
+    place: float
+    rows: int | None
+
+
+def limit_of(batch: Batch, split: Fractions, plan: Plan) -> Limit:
+    """Return the limit that a batch's size and the plan's steps make."""
+    most, expected = plan.most_rows, batch.rows * split.train
+    if most is None or expected <= most:
+        return Limit(split.train, most)
+    # The sample's size varies by its root; three of them short, it is cut once in a thousand times.
+    return Limit(split.train * max(most - 3 * math.sqrt(most), 1.0) / expected, most)
 
 
 def fractions_of(stream: Stream) -> Fractions:
@@ -118,19 +151,28 @@ def fractions_of(stream: Stream) -> Fractions:
 
 
 def _training_chunks(
-    predicted: Task, batch: Batch, contract: Contract, split: Fractions, labels: int
+    stream: Stream,
+    batch: Batch,
+    contract: Contract,
+    limit: Limit,
+    labels: int,
+    survey: Survey,
 ) -> Iterator[Chunk]:
-    first = 0
+    """Yield the training rows chunk by chunk, and show every row to the survey."""
+    split, predicted = fractions_of(stream), stream.task.value
+    first = taken = 0
     for chunk in _frames(batch, contract):
-        mine = np.flatnonzero(side_of(chunk[contract.text].tolist(), split) == "train")
+        place = position_of(chunk[contract.text].tolist())
+        sides = side_at(place, split)
+        mine = np.flatnonzero((sides == "train") & (place < limit.place))
+        mine = mine if limit.rows is None else mine[: limit.rows - taken]
         rows = chunk.iloc[mine]
-        yield (
-            inputs_of(predicted, rows, contract),
-            targets_of(predicted, rows, contract).tolist(),
-            (mine + first).tolist(),
-            [labels] * len(mine),
-        )
-        first += len(chunk)
+        targets = targets_of(predicted, rows, contract)
+        survey.see(chunk, sides, targets)
+        options = [labels] * len(mine)
+        numbers = (mine + first).tolist()
+        yield inputs_of(predicted, rows, contract), targets.tolist(), numbers, options
+        first, taken = first + len(chunk), taken + len(mine)
 
 
 def _rehearsed(
@@ -144,35 +186,7 @@ def _rehearsed(
         yield inputs_of(predicted, rows, contract), labels, [-1] * len(rows), options
 
 
-def _survey(
-    predicted: Task, batch: Batch, contract: Contract, split: Fractions, most: Mapping[str, int]
-) -> tuple[dict[str, pd.DataFrame], np.ndarray]:
-    """Return a bounded sample of each side, and the tally of the training rows' answers.
-
-    Each row carries a random key from a fixed seed and the rows with the smallest keys stay, so
-    every row is equally likely and memory does not grow with the batch.
-    """
-    random = np.random.default_rng(0)
-    held = {side: pd.DataFrame() for side in most}
-    targets = []
-    for chunk in _frames(batch, contract):
-        sides = side_of(chunk[contract.text].tolist(), split)
-        targets.append(targets_of(predicted, chunk[sides == "train"], contract))
-        chunk = chunk.assign(_key=random.random(len(chunk)))
-        for side, rows in held.items():
-            joined = pd.concat([rows, chunk[sides == side]], ignore_index=True)
-            held[side] = _fewest(joined, most[side])
-    found = {side: kept.drop(columns="_key", errors="ignore") for side, kept in held.items()}
-    return found, predicted.tally(targets, contract.labels)
-
-
-def _fewest(rows: pd.DataFrame, most: int) -> pd.DataFrame:
-    if len(rows) <= most:
-        return rows
-    return rows.loc[rows["_key"].nsmallest(most).index.sort_values()]
-
-
 def _frames(batch: Batch, contract: Contract) -> Iterator[pd.DataFrame]:
     columns = [contract.text, contract.label, *contract.slices]
-    for chunk in read_rows(batch, contract):
+    for chunk in read_rows(batch, contract, CHUNK_ROWS):
         yield chunk.select(list(dict.fromkeys(columns))).to_pandas()

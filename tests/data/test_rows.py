@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bhpeft.data import repeats as repeats_module
 from bhpeft.data import rows as rows_module
 from bhpeft.data.contract import Contract
 from bhpeft.data.land import land
@@ -109,4 +110,17 @@ def test_repeats_are_what_pandas_calls_duplicated_whatever_the_chunks(
     repeats = Repeats(["text", "label"])
     for start in range(0, len(frame), chunk):
         repeats.add(frame.iloc[start : start + chunk])
+    assert repeats.rows().tolist() == np.flatnonzero(frame.duplicated()).tolist()
+
+
+def test_repeats_are_found_alike_when_they_lie_in_a_file_and_are_looked_at_range_by_range(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Millions of rows are remembered outside memory; what is found must not depend on it."""
+    texts = np.random.default_rng(0).integers(0, 700, size=1000).astype(str)
+    frame = pd.DataFrame({"text": texts})
+    monkeypatch.setattr(repeats_module, "_AT_ONCE", 64)
+    repeats = Repeats(["text"])
+    for start in range(0, len(frame), 90):
+        repeats.add(frame.iloc[start : start + 90])
     assert repeats.rows().tolist() == np.flatnonzero(frame.duplicated()).tolist()

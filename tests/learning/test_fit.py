@@ -374,3 +374,13 @@ def test_every_method_trains_saves_loads_and_predicts(
     assert set(frame["label"]) <= {"no", "yes"}
     assert frame["probability"].between(0.5, 1).all()
     assert frame["mutual_information"].ge(-1e-12).all()
+
+
+def test_a_round_takes_no_more_steps_than_its_plan_allows(tmp_path: Path) -> None:
+    """They end in the middle of an epoch, and the learning rates have fallen by then."""
+    whole = learned(problems.task(tmp_path, variant=BH_PEFT.point(), epochs=4))
+    found = learned(problems.task(tmp_path, variant=BH_PEFT.point(), epochs=4, max_steps=7))
+    assert whole.steps == 12
+    assert found.steps == 7
+    assert found.curve[-1]["step"] == 6
+    assert found.curve[-1]["learning_rate"] < 0.2 * found.curve[0]["learning_rate"] + 1e-3

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bhpeft.data.contract import load_contract
+from bhpeft.data.rows import read_rows
 from bhpeft.data.split import side_of
 from bhpeft.errors import BaseModelMismatch, ConfigError, StateError, UnknownName
 from bhpeft.learning.state import AdapterState
@@ -297,6 +298,52 @@ def test_a_batch_is_tokenised_once(home: Chain) -> None:
     model = model_of(home.stream, swapped, None)
     other = take_in(home.stream, one.batch, swapped, model, home.stream.cache)
     assert other.train.path != one.train.path
+
+
+def bounded(chain: Chain, steps: int) -> Chain:
+    # rho has to make its way in so few steps.
+    plan = chain.stream.learning.plan | {"max_steps": steps, "rho_learning_rate": 3.0}
+    return chain.with_learning(plan=plan)
+
+
+def test_a_batch_larger_than_its_steps_is_learned_from_a_random_sample_of_it(home: Chain) -> None:
+    """Rows that no step will look at are not tokenised, and the batch's order does not choose."""
+    whole = taken(home, "b1", None)[1]
+    chain = bounded(home, 5)
+    model, some = taken(chain, "b1", None)
+    most = 5 * chain.stream.learning.plan["batch_size"]
+    rows = [int(row) for part in some.train.ordered(64) for row in part["rows"]]
+    every = {int(row) for part in whole.train.ordered(64) for row in part["rows"]}
+    # It is aimed three standard deviations low, and may come out three lower still.
+    assert most - 6 * most**0.5 < len(rows) <= most < len(every)
+    assert set(rows) < every
+    assert sorted(rows) != sorted(every)[: len(rows)]
+    again = taken(chain, "b1", None)[1]
+    assert [int(r) for part in again.train.ordered(64) for r in part["rows"]] == rows
+    # What people and gates look at is the whole batch's.
+    assert some.holdout["text"].tolist() == whole.holdout["text"].tolist()
+    found = train(chain.stream, some, model, None)
+    assert found.fitted.steps <= 5
+    assert found.state.spec.absorbed[-1].rows == len(rows)
+
+
+def test_a_batch_is_read_once_whether_or_not_it_was_tokenised_before(
+    home: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training rows, samples and answers come from one pass; a batch can have ten million rows."""
+    read: list[str] = []
+
+    def counted(*args: Any) -> Any:
+        read.append("once")
+        return read_rows(*args)
+
+    monkeypatch.setattr(intake_module, "read_rows", counted)
+    chain = bounded(home, 3)
+    first = taken(chain, "b2", None)[1]
+    second = taken(chain, "b2", None)[1]
+    assert read == ["once"] * 2
+    assert first.holdout.equals(second.holdout)
+    assert (first.known == second.known).all()
 
 
 def rehearsing(chain: Chain, rows: int) -> Chain:
