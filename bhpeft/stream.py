@@ -56,20 +56,28 @@ class Model(Section):
         return trusted
 
 
+class Adaptive(Section):
+    """Which ρ is tried beside the usual one when the data drift."""
+
+    drifted: float = Field(0.5, ge=0, le=1)
+
+
 class Learning(Section):
     """The variant, its methods, the objective's two numbers and the optimiser's schedule."""
 
     variant: str = "bh_peft"
     gaussian: bool = True
-    estimator: Literal["", "shared", "per_example", "flipout"] = Field(
+    estimator: Literal["", "shared", "per_example", "flipout", "mean"] = Field(
         "", description="how a step draws its noise; empty for the variant's"
     )
     methods: tuple[str, ...] = ()
+    start: Path | None = Field(None, description="a PEFT LoRA checkpoint the first round starts at")
     adapted_layers: int | None = Field(None, ge=1, description="adapt only the top n layers")
     kl_weight: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="λ; constant over rounds"
     )
     forgetting: float = Field(1.0, ge=0, le=1, description="ρ; 1 forgets nothing")
+    adaptive: Adaptive | None = None
     seed: int = 0
     plan: dict[str, Any] = Field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -168,6 +176,11 @@ class Stream(Section):
     def cache(self) -> Path:
         """Return the folder of what can be made again at any time."""
         return self.home / ".cache" / "bhpeft" / self.name
+
+    @property
+    def start(self) -> Path | None:
+        """Return the folder of the PEFT checkpoint that round 0 starts from, if there is one."""
+        return None if self.learning.start is None else self.home / self.learning.start
 
     @property
     def tracking_uri(self) -> str:

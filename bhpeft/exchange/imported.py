@@ -76,7 +76,11 @@ def import_lora(folder: Path) -> Imported:
 
 
 def state_from_peft(
-    folder: Path, spec: Spec, variant: Variant, texts: Sequence[str] = ()
+    folder: Path,
+    spec: Spec,
+    variant: Variant,
+    texts: Sequence[str] = (),
+    model: AdaptedModel | None = None,
 ) -> AdapterState:
     """Return the state before round 0 of a stream that starts from a LoRA checkpoint.
 
@@ -85,6 +89,7 @@ def state_from_peft(
         spec: of the stream; its methods' LoRA becomes the checkpoint's, others start as they do.
         variant: which weights are Gaussian, and how wide their first prior and their start are.
         texts: a few rows, to measure keys and values on where there is a prefix beside the LoRA.
+        model: built for that spec; made where it is not given. It gets the checkpoint's weights.
 
     Raises:
         CheckpointError: the checkpoint does not fit the base model or the labels.
@@ -92,7 +97,7 @@ def state_from_peft(
     """
     imported = import_lora(folder)
     spec = replace(spec, methods={**spec.methods, "lora": asdict(imported.lora)})
-    model = build_model(spec)
+    model = model or build_model(spec)
     _put(model, imported.weights)
     state = first_state(model, spec, variant, texts, Generator().manual_seed(spec.seed))
     # Known before the first round: the checkpoint's weights, and nothing of those it does not hold.

@@ -86,7 +86,7 @@ def first_state(
         posterior=start,
         prior=prior,
         point=point,
-        precision={name: torch.zeros_like(value) for name, value in point.items()},
+        precision={name: _decay(model, variant, name, value) for name, value in point.items()},
         spec=spec,
     ).with_spec(
         fingerprint=model.base.fingerprint,
@@ -94,6 +94,14 @@ def first_state(
         gauge=gauge_of_model(model),
         pooling=model.pooling,
     )
+
+
+def _decay(model: AdaptedModel, variant: Variant, name: str, value: Tensor) -> Tensor:
+    """Return the precision of a point weight's prior around zero: 0 where it has none."""
+    if not variant.decays:
+        return torch.zeros_like(value)
+    site = model.sites[name]
+    return torch.full_like(value, variant.prior_std(site.part, site.fan_in, None) ** -2)
 
 
 def gauge_of_model(model: AdaptedModel) -> str:

@@ -109,9 +109,10 @@ class Descent:
         shapes = layout(start.point)
         mean = start.posterior.mean.detach().clone().to(device)
         rho = start.posterior.rho.detach().clone().to(device)
-        anchor = flatten(start.point, shapes).detach().to(device)
-        point = anchor.clone()
-        anchored = plan.point_weights == "anchored" and not task.first
+        point = flatten(start.point, shapes).detach().to(device).clone()
+        # Round 0 has nothing to be anchored to but a prior around zero, where the variant has one.
+        anchor = torch.zeros_like(point) if task.first else point.clone()
+        anchored = task.variant.decays if task.first else plan.point_weights == "anchored"
         # The anchor ages with ρ just as the Gaussian prior widens.
         precision = flatten(start.precision, shapes).to(device) * task.forgetting * float(anchored)
         groups: list[dict[str, Any]] = [

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from bhpeft.learning.members import joined, member
 from bhpeft.learning.state import AdapterState, layout
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.posterior import MeanField, flatten, unflatten
@@ -29,6 +30,9 @@ def grow(state: AdapterState, model: AdaptedModel, labels: Sequence[str]) -> Ada
     labels = tuple(labels)
     if labels == state.spec.labels:
         return state
+    if state.spec.members > 1:
+        grown = [grow(member(state, at), model, labels) for at in range(state.spec.members)]
+        return joined(grown)
     rows, old = set(model.head.rows), len(state.spec.labels)
     fresh = {name: model.sites[name].tensor.detach().cpu() for name in rows}
     prior_mean, prior_rho = _parts(state.prior)

@@ -72,11 +72,13 @@ class Predictor:
     ) -> np.ndarray:
         """Return what each draw says of each row, (S, N, K) float64: class probabilities, say.
 
-        S = 1 for draws = 0, and for a point estimate, which has nothing to draw.
+        S = 1 for draws = 0, and for a point estimate, which has nothing to draw; an ensemble has
+        as many draws as members at most.
         """
         count = self.state.spec.draws if draws is None else draws
         if self.state.posterior.size == 0:
-            count = 0
+            members = self.state.spec.members
+            count = min(count, members) if members > 1 else 0
         folded = max(1, FOLDED_ROWS // max(1, count))
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         said: list[np.ndarray] = []
@@ -84,7 +86,7 @@ class Predictor:
             for begin in range(0, len(texts), folded):
                 rows = order[begin : begin + folded]
                 minibatch = self.encode([texts[row] for row in rows])
-                logits = self.model.logits(minibatch)
+                logits = self.model.logits(minibatch) / self.state.spec.temperature
                 said.append(self.task.draws(logits.reshape(max(1, count), len(rows), -1)))
                 if watch:
                     watch(len(rows))
@@ -119,9 +121,15 @@ class Predictor:
         )
 
     def weights(self, draws: int) -> dict[str, Tensor]:
-        """Return the version's first `draws` fixed draws by name, or for 0 its mean weights."""
+        """Return the version's first `draws` fixed draws by name, or for 0 its mean weights.
+
+        An ensemble's draws are its members; for 0 it is the first of them, since the mean of
+        members that started apart is none of them.
+        """
         q = self.state.posterior.to(self.model.device)
         point = {name: value.to(self.model.device) for name, value in self.state.point.items()}
+        if self.state.spec.members > 1:
+            return {name: value[:draws] if draws else value[0] for name, value in point.items()}
         if draws == 0 or q.size == 0:
             return unflatten(q.mean, q.shapes) | point
         generator = Generator().manual_seed(self.state.spec.seed)

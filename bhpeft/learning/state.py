@@ -12,9 +12,8 @@ so that a diff of two versions reads as weights, and an error can name the one t
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,108 +23,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bhpeft.errors import BaseModelMismatch, StateError
+from bhpeft.learning.spec import SPEC_FILE, Absorbed, Spec
 from bhpeft.posterior import MeanField, flatten, unflatten
 from bhpeft.posterior.meanfield import Shapes
-from bhpeft.tasks import Task, task
 
-FORMAT = 1
-SPEC_FILE = "spec.json"
+__all__ = ["Absorbed", "AdapterState", "Spec", "gauge_of", "layout"]
+
 TENSOR_FILE = "posterior.safetensors"
-
-
-@dataclass(frozen=True)
-class Absorbed:
-    """One batch the chain has learned.
-
-    Attributes:
-        batch_id, digest, rows: its name, the SHA-256 of its content and its training rows.
-        labels: how many of the state's labels it knew; 0 where all of them did.
-        contract_version: under which it was landed, where that is on record.
-    """
-
-    batch_id: str
-    digest: str
-    rows: int
-    labels: int = 0
-    contract_version: str = ""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What the tensors of a state mean.
-
-    Attributes:
-        base, revision, fingerprint, layers: the base model, and the hash of its weights.
-        task, task_settings, labels: what is predicted.
-        pooling, max_length: how a text becomes a vector.
-        methods: method name → its settings, in the order they were attached.
-        variant, scale: the variant's name and how rho maps to σ.
-        kl_weight, forgetting: λ and ρ of the last round.
-        gauge: hash of the factors the chain started from; posteriors of different gauges describe
-            different coordinates and must not be mixed.
-        draws, seed: the fixed draws of the posterior predictive.
-        abstain_above: predictive entropy in nats above which a prediction abstains.
-        absorbed: the batches learned, oldest first.
-        tally: what the task keeps of the first round's answers, such as their mean and spread.
-    """
-
-    base: str
-    revision: str
-    fingerprint: str
-    layers: int | None
-    task: str
-    labels: tuple[str, ...]
-    pooling: str
-    max_length: int
-    methods: Mapping[str, Mapping[str, Any]]
-    variant: str
-    scale: str
-    kl_weight: float
-    forgetting: float
-    gauge: str
-    draws: int
-    seed: int
-    abstain_above: float
-    absorbed: tuple[Absorbed, ...] = ()
-    task_settings: Mapping[str, Any] = field(default_factory=dict)
-    tally: tuple[float, ...] = ()
-
-    @property
-    def predicted(self) -> Task:
-        """Return the task, in the units it was learned in."""
-        return task(self.task, self.task_settings).knowing(self.tally)
-
-    def as_json(self) -> str:
-        """Return the spec as an indented JSON text."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> Spec:
-        """Read a spec back.
-
-        Raises:
-            StateError: not JSON, another format, or fields are missing.
-        """
-        try:
-            fields = json.loads(text)
-            if (found := fields.pop("format", None)) != FORMAT:
-                raise StateError(
-                    "The stored posterior has another format",
-                    found=f"format {found}",
-                    expected=f"format {FORMAT}",
-                    remedy="Load it with the bhpeft version that wrote it.",
-                )
-            fields["labels"] = tuple(fields["labels"])
-            fields["tally"] = tuple(fields.get("tally", ()))
-            fields["absorbed"] = tuple(Absorbed(**entry) for entry in fields["absorbed"])
-            return cls(**fields)
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as problem:
-            raise StateError(
-                f"{SPEC_FILE} cannot be read",
-                found=str(problem),
-                expected="the JSON that AdapterState.save writes",
-                remedy="Roll back to a version whose files are whole.",
-            ) from problem
 
 
 @dataclass(frozen=True)
@@ -213,7 +117,9 @@ class AdapterState:
         Raises:
             StateError: names the first weight that is missing, unexpected or misshapen.
         """
-        stored = {**unflatten(self.posterior.mean, self.posterior.shapes), **self.point}
+        several = self.spec.members > 1
+        one = {name: value[0] if several else value for name, value in self.point.items()}
+        stored = {**unflatten(self.posterior.mean, self.posterior.shapes), **one}
         _check_fits("stored", stored, shapes)
 
     def _tensors(self) -> dict[str, Tensor]:

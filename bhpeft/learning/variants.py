@@ -59,6 +59,9 @@ class Variant:
         kl_weight: λ of the objective, constant over rounds.
         parameterisation: which factors of a low-rank map are learned, for the methods that have
             one; a key of `bhpeft.methods.PARAMETERISATIONS`.
+        decays: point weights have the prior N(0, width²) too, as weight decay: MAP.
+        members: of an ensemble, each learned on its own.
+        finish: what is done after the descent, a key of `bhpeft.learning.finishes.FINISHES`.
         methods: the PEFT methods the variant is published with.
     """
 
@@ -75,6 +78,9 @@ class Variant:
     rho_step: float = 1.0
     kl_weight: float = 1.0
     parameterisation: str = "blob"
+    decays: bool = False
+    members: int = 1
+    finish: str = ""
 
     def point(self) -> Variant:
         """Return the same system as a point estimate: maximum likelihood, no posterior."""
@@ -150,8 +156,32 @@ BH_PEFT_CORE = replace(
     parameterisation="core",
 )
 
+# What a Bayesian variant has to be better than; all of them on the same methods.
+POINT = replace(BH_PEFT, name="point", gaussian=frozenset())
+MAP = replace(
+    POINT,
+    name="map",
+    # The Gaussian prior of the adapters' weights; the head's is the one Laplace has below.
+    prior={**BH_PEFT.prior, "head.weight": Width(1.0), "head.bias": Width(1.0)},
+    decays=True,
+    kl_weight=1.0,
+)
+ENSEMBLE = replace(POINT, name="ensemble", members=3)
+TEMPERATURE = replace(POINT, name="temperature", finish="temperature")
+LAPLACE = replace(
+    MAP,
+    name="laplace",
+    gaussian=frozenset({"head.weight", "head.bias"}),
+    estimator="mean",
+    finish="laplace",
+)
+
 VARIANTS: dict[str, Variant] = {
-    one.name: one for one in (BH_PEFT, BLOB, BH_PEFT_LINEAR, BH_PEFT_CORE)
+    one.name: one
+    for one in (
+        *(BH_PEFT, BLOB, BH_PEFT_LINEAR, BH_PEFT_CORE),
+        *(POINT, MAP, ENSEMBLE, TEMPERATURE, LAPLACE),
+    )
 }
 
 

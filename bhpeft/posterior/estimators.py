@@ -3,12 +3,13 @@
     shared        ε, (P,): every row of the minibatch sees the same weights
     per_example   ε_b, (B, P): every row sees weights of its own
     flipout       ε ∘ (r_b s_bᵀ), (B, P): one ε, its signs flipped anew for every row
+    mean          0, (P,): the mean alone is learned, for a σ that is found afterwards
 
-All three have the same expectation. A shared draw's error is common to all rows of a minibatch and
-does not average out over them; with draws of their own it does. Flipout gets most of that from P
-normal numbers and B·(out + in) signs a weight matrix, because ε is symmetric: an ε with random
-signs is an ε. r_b and s_b are one pair for each row (for all its tokens), so that each row still
-sees *one* value of the weights, as the posterior predictive does.
+The first three have the same expectation. A shared draw's error is common to all rows of a
+minibatch and does not average out over them; with draws of their own it does. Flipout gets most of
+that from P normal numbers and B·(out + in) signs a weight matrix, because ε is symmetric: an ε with
+random signs is an ε. r_b and s_b are one pair for each row (for all its tokens), so that each row
+still sees *one* value of the weights, as the posterior predictive does.
 
 Source: Wen et al. 2018 (arXiv 1803.04386), equations 3 and 4; BLoB (arXiv 2406.11675) §3.3 uses it.
 """
@@ -54,10 +55,16 @@ def flipout(q: MeanField, generator: Generator, rows: int) -> Tensor:
     return flipped
 
 
+def mean(q: MeanField, generator: Generator, rows: int) -> Tensor:
+    """Return no noise at all, (P,): q's mean then goes to the mode, as MAP."""
+    return torch.zeros_like(q.mean)
+
+
 ESTIMATORS: dict[str, Estimator] = {
     "shared": shared,
     "per_example": per_example,
     "flipout": flipout,
+    "mean": mean,
 }
 
 

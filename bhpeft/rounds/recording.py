@@ -155,6 +155,7 @@ def _metrics(trained: Trained, trial: Trial) -> dict[str, float]:
     fitted = trained.fitted
     return {
         **trial.report.metrics(),
+        **trained.forgetting,
         "training/steps": float(fitted.steps),
         "training/epochs": float(fitted.epochs),
         "training/seconds": fitted.seconds,

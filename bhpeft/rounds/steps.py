@@ -17,7 +17,8 @@ from bhpeft.rounds.intake import Intake, take_in
 from bhpeft.rounds.labels import in_learned_order
 from bhpeft.rounds.memory import Memory
 from bhpeft.rounds.replay import NOTHING, Replay
-from bhpeft.rounds.training import Trained, model_of, train
+from bhpeft.rounds.spec import model_of
+from bhpeft.rounds.training import Trained, train
 from bhpeft.rounds.trial import Trial, put_to_trial
 from bhpeft.stream import Stream
 
@@ -94,7 +95,7 @@ def train_candidate(
 ) -> Trained:
     """Fit the candidate from the champion's posterior."""
     watch = None if progress is None else _stage(progress, "train")
-    return train(stream, ready.intake, ready.model, ready.parent, watch)
+    return train(stream, ready.intake, ready.model, ready.parent, watch, ready.memory)
 
 
 def examine(

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from torch import Generator
 
 from bhpeft.data.batch import Batch
-from bhpeft.data.contract import Contract
-from bhpeft.errors import StateError
-from bhpeft.learning.build import build_model, check_gauge, first_state
-from bhpeft.learning.fit import Fitted, Task, Watch, fit
-from bhpeft.learning.grow import grow
+from bhpeft.learning.build import first_state
+from bhpeft.learning.complete import complete
+from bhpeft.learning.finishes import Selection
+from bhpeft.learning.fit import Fitted, Task, Watch
+from bhpeft.learning.members import with_members
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.state import Absorbed, AdapterState, Spec
-from bhpeft.learning.variants import Variant, variant
-from bhpeft.methods import method
+from bhpeft.learning.variants import Variant
 from bhpeft.models.adapted import AdaptedModel
-from bhpeft.models.arithmetic import Arithmetic
 from bhpeft.models.feature_table import with_features
 from bhpeft.posterior import MeanField, power_prior, std_at_bounds
+from bhpeft.rounds.asked import inputs_of, targets_of
+from bhpeft.rounds.forgetting import prequential, rhos
 from bhpeft.rounds.intake import Intake
+from bhpeft.rounds.memory import Memory
+from bhpeft.rounds.spec import spec_of, variant_of
 from bhpeft.stream import Stream
 
 # σ relative to the base prior's: below the floor a weight can learn nothing new, above the ceiling
@@ -44,107 +46,14 @@ class Trained:
         prior: what it started from.
         fitted: the curve, steps and seconds.
         health: the posterior's numbers that gates and reports look at.
+        forgetting: the drift signal and what was tried, by metric; empty where ρ is fixed.
     """
 
     state: AdapterState
     prior: MeanField
     fitted: Fitted
     health: Mapping[str, Any]
-
-
-def variant_of(stream: Stream) -> Variant:
-    """Return the stream's variant with the file's λ, as a point estimate if the file says so."""
-    chosen = variant(stream.learning.variant)
-    if stream.learning.kl_weight is not None:
-        chosen = replace(chosen, kl_weight=stream.learning.kl_weight)
-    if stream.learning.estimator:
-        chosen = replace(chosen, estimator=stream.learning.estimator)
-    return chosen if stream.learning.gaussian else chosen.point()
-
-
-def spec_of(stream: Stream, contract: Contract) -> Spec:
-    """Return the spec a first round of this stream starts with."""
-    chosen = variant_of(stream)
-    names = stream.learning.methods or chosen.methods
-    return Spec(
-        base=stream.model.base,
-        revision=stream.model.revision,
-        fingerprint="",
-        layers=stream.model.layers,
-        task=stream.task.name,
-        task_settings=dict(stream.task.settings),
-        labels=contract.labels,
-        pooling=stream.model.pooling,
-        max_length=stream.model.max_length,
-        methods={name: _settings(stream, name) for name in names},
-        variant=chosen.name,
-        scale=chosen.scale,
-        kl_weight=chosen.kl_weight,
-        forgetting=stream.learning.forgetting,
-        gauge="",
-        draws=stream.prediction.draws,
-        seed=stream.learning.seed,
-        abstain_above=float("inf"),
-    )
-
-
-def model_of(stream: Stream, contract: Contract, parent: AdapterState | None) -> AdaptedModel:
-    """Build the stream's model, and make sure the parent's posterior can be continued on it.
-
-    Raises:
-        BaseModelMismatch: the base model's weights are others.
-        StateError: the stream file now asks for other methods, labels, λ, …
-    """
-    spec = spec_of(stream, contract)
-    if parent is not None:
-        _check_continues(spec, parent.spec)
-    model = build_model(spec, Arithmetic(stream.model.dtype, stream.model.attention))
-    if parent is not None:
-        parent.check_base(model.base.fingerprint)
-        _refuse_change("pooling", model.pooling, parent.spec.pooling)
-        grow(parent, model, contract.labels).check_layout(model.shapes)
-        check_gauge(model, parent)
-    return model
-
-
-# What a chain may not change on the way: its posterior would mean something else.
-FIXED = (
-    "task",
-    "task_settings",
-    "methods",
-    "variant",
-    "scale",
-    "kl_weight",
-    "layers",
-    "max_length",
-)
-
-
-def _check_continues(asked: Spec, learned: Spec) -> None:
-    # A version may be older than a setting: what it does not say, it has by default.
-    learned = replace(learned, methods=_completed(learned.methods))
-    for name in FIXED:
-        _refuse_change(name, getattr(asked, name), getattr(learned, name))
-
-
-def _completed(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    made: dict[str, Any] = {name: method(name, settings) for name, settings in methods.items()}
-    return {name: asdict(one) for name, one in made.items()}
-
-
-def _refuse_change(name: str, now: Any, then: Any) -> None:
-    if _as_json(now) != _as_json(then):
-        raise StateError(
-            f"The stream file's {name} is not the champion's",
-            found=f"{now}",
-            expected=f"{then}, with which the chain was learned",
-            remedy=f"Put {name} back, or start a new stream with the new value.",
-        )
-
-
-def _as_json(value: Any) -> str:
-    # A spec comes back from JSON, where a tuple is a list.
-    return json.dumps(value, sort_keys=True, default=str)
+    forgetting: Mapping[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -153,23 +62,51 @@ def train(
     model: AdaptedModel,
     parent: AdapterState | None,
     watch: Watch | None = None,
+    memory: Memory | None = None,
 ) -> Trained:
-    """Learn the batch from the parent's posterior, or from the base prior in round 0."""
+    """Learn the batch from the parent's posterior, or from the base prior in round 0.
+
+    Args:
+        stream: the variant, the plan and the forgetting.
+        intake: the batch.
+        model: with the methods attached.
+        parent: the champion's state.
+        watch: called after each step.
+        memory: the chain's frozen rows, by which an adaptive forgetting tells drift.
+    """
+    selection = _selection(stream, intake, parent)
+    signal = None
+    if parent is not None and memory is not None and stream.learning.adaptive is not None:
+        signal = prequential(model, parent, memory, selection, intake.contract)
+    tried = [
+        _trained(stream, intake, model, parent, watch, rho, selection)
+        for rho in rhos(stream, signal)
+    ]
+    said = {} if signal is None else dict(signal.metrics)
+    if len(tried) == 1:
+        return replace(tried[0], forgetting=said)
+    losses = [selection.nll(model, one.state) for one in tried]
+    best = tried[losses.index(min(losses))]
+    for one, loss in zip(tried, losses, strict=True):
+        said[f"forgetting/selection_nll_at_{one.state.spec.forgetting:g}"] = loss
+    return replace(best, forgetting=said)
+
+
+def _trained(
+    stream: Stream,
+    intake: Intake,
+    model: AdaptedModel,
+    parent: AdapterState | None,
+    watch: Watch | None,
+    rho: float,
+    selection: Selection,
+) -> Trained:
     chosen = variant_of(stream)
     generator = Generator().manual_seed(_seed(stream, intake.batch))
-    forgetting = stream.learning.forgetting
-    if parent is None:
-        spec = _in_units(spec_of(stream, intake.contract), intake)
-        texts = intake.holdout[intake.contract.text].tolist()[:MEASURED_ROWS]
-        start = first_state(model, spec, chosen, texts, generator)
-        prior = start.prior
-    else:
-        prior = power_prior(parent.posterior, parent.prior, forgetting)
-        # With no data the posterior must not move: the round starts at q = prior.
-        start = replace(parent, posterior=prior)
+    start, prior = start_of(stream, intake, model, parent, rho, generator)
     kept, limit = stream.cache / "features", stream.model.feature_cache_mb * 2**20
     with with_features(intake.train, model, kept, limit) as rows:
-        task = Task(
+        problem = Task(
             model=model,
             start=start,
             prior=prior,
@@ -177,11 +114,11 @@ def train(
             plan=Plan(**stream.learning.plan),
             variant=chosen,
             first=parent is None,
-            forgetting=forgetting,
+            forgetting=rho,
             predicted=start.spec.predicted,
         )
-        fitted = fit(task, generator, watch)
-    state = _described(fitted.state, stream, intake, chosen)
+        fitted = complete(problem, generator, selection, watch)
+    state = _described(fitted.state, stream, intake, chosen, rho)
     return Trained(state, prior, fitted, _health(state, prior, fitted))
 
 
@@ -191,8 +128,42 @@ def _in_units(spec: Spec, intake: Intake) -> Spec:
     return spec if known.predicted == spec.predicted else known
 
 
+def start_of(
+    stream: Stream,
+    intake: Intake,
+    model: AdaptedModel,
+    parent: AdapterState | None,
+    rho: float,
+    generator: Generator,
+) -> tuple[AdapterState, MeanField]:
+    """Return where the round starts, and its prior."""
+    if parent is not None:
+        prior = power_prior(parent.posterior, parent.prior, rho)
+        # With no data the posterior must not move: the round starts at q = prior.
+        return replace(parent, posterior=prior), prior
+    chosen = variant_of(stream)
+    texts = intake.holdout[intake.contract.text].tolist()[:MEASURED_ROWS]
+    spec = _in_units(spec_of(stream, intake.contract), intake)
+    if stream.start is None:
+        start = first_state(model, spec, chosen, texts, generator)
+    else:
+        from bhpeft.exchange import state_from_peft
+
+        start = state_from_peft(stream.start, spec, chosen, texts, model)
+    return with_members(start, model, chosen), start.prior
+
+
+def _selection(stream: Stream, intake: Intake, parent: AdapterState | None) -> Selection:
+    rows, contract = intake.selection, intake.contract
+    spec = parent.spec if parent else _in_units(spec_of(stream, contract), intake)
+    if rows.empty:
+        return Selection((), np.empty(0, dtype=np.int64))
+    predicted = spec.predicted
+    return Selection(inputs_of(predicted, rows, contract), targets_of(predicted, rows, contract))
+
+
 def _described(
-    state: AdapterState, stream: Stream, intake: Intake, chosen: Variant
+    state: AdapterState, stream: Stream, intake: Intake, chosen: Variant, rho: float
 ) -> AdapterState:
     batch = intake.batch
     absorbed = Absorbed(
@@ -200,8 +171,8 @@ def _described(
     )
     return state.with_spec(
         kl_weight=chosen.kl_weight,
-        forgetting=stream.learning.forgetting,
-        draws=stream.prediction.draws if state.posterior.size else 0,
+        forgetting=rho,
+        draws=stream.prediction.draws if state.posterior.size or state.spec.members > 1 else 0,
         absorbed=(*state.spec.absorbed, absorbed),
     )
 
@@ -228,19 +199,6 @@ def block_of(name: str) -> str:
     """Return the method and layer of a weight: "3.query.lora.a" is in block "lora 3"."""
     layer, *rest = name.split(".")
     return f"{rest[-2]} {layer}" if len(rest) > 1 else layer
-
-
-def _settings(stream: Stream, name: str) -> dict[str, Any]:
-    """Return a method's complete settings, so that the state says them even if defaults change."""
-    settings = stream.learning.settings_of(name)
-    made: Any = method(name, settings)
-    # A prompt sits below all layers and has no choice of them.
-    chooses = "layers" in asdict(made) and "layers" not in settings
-    if chooses and stream.learning.adapted_layers is not None:
-        made = replace(made, layers=stream.learning.adapted_layers)
-    if "parameterisation" in asdict(made) and "parameterisation" not in settings:
-        made = replace(made, parameterisation=variant(stream.learning.variant).parameterisation)
-    return asdict(made)
 
 
 def _seed(stream: Stream, batch: Batch) -> int:

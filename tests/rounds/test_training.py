@@ -21,8 +21,9 @@ from bhpeft.registry import Registry
 from bhpeft.rounds import intake as intake_module
 from bhpeft.rounds.intake import Intake, take_in
 from bhpeft.rounds.replay import NOTHING, Replay
+from bhpeft.rounds.spec import model_of, spec_of, variant_of
 from bhpeft.rounds.steps import prepare
-from bhpeft.rounds.training import Trained, block_of, model_of, spec_of, train, variant_of
+from bhpeft.rounds.training import Trained, block_of, train
 from tests import tiny
 from tests.rounds.conftest import Chain, begin
 

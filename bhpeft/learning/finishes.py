@@ -1,0 +1,155 @@
+"""Finish a trained state: what a variant does after the descent, on rows it was not trained on.
+
+    temperature   logits are divided by the T that makes the selection rows' NLL least
+    laplace       σ of the Gaussian head from the curvature at its mode, last-layer Laplace
+
+Sources: Guo et al. 2017 (arXiv 1706.04599) for temperature scaling; Daxberger et al. 2021 (arXiv
+2106.14806) for Laplace on the last layer, here with the diagonal of the exact GGN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bhpeft.errors import ConfigError
+from bhpeft.learning.predict import Predictor
+from bhpeft.learning.problem import Task
+from bhpeft.learning.state import AdapterState
+from bhpeft.models.adapted import AdaptedModel
+from bhpeft.posterior import SCALES, unflatten
+
+# Below or above, a temperature says that something else is wrong.
+COLDEST, HOTTEST = 0.05, 20.0
+# Each halves the bracket's logarithm by 0.618: to 1e-6 of it.
+SEARCHES = 30
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows of a batch that neither training nor gates look at.
+
+    Attributes:
+        texts: what is read.
+        targets: the answers, as the task's numbers, (N,).
+    """
+
+    texts: Sequence[str]
+    targets: np.ndarray
+
+    def nll(self, model: AdaptedModel, state: AdapterState) -> float:
+        """Return a state's mean NLL on the rows, in nats."""
+        predictor = Predictor(model, state)
+        said = predictor.probabilities(self.texts)
+        return float(np.mean(predictor.task.scored(said, self.targets).signals["nll"]))
+
+
+Finish = Callable[[AdapterState, Task, Selection], AdapterState]
+
+
+def temperature(state: AdapterState, task: Task, selection: Selection) -> AdapterState:
+    """Return the state with the temperature that suits the selection rows best.
+
+    Raises:
+        ConfigError: there are no selection rows, or the task has no class probabilities.
+    """
+    if not len(selection.texts) or "probability" not in task.predicted.answers:
+        raise ConfigError(
+            "A temperature cannot be fitted",
+            found=f"{len(selection.texts)} selection rows of a {task.predicted.name} task",
+            expected="rows on the selection side of the split, and class probabilities",
+            remedy="Raise data.selection, or use another variant.",
+        )
+    plain = state.with_spec(temperature=1.0)
+    said = Predictor(task.model, plain).probabilities(selection.texts)
+    log_probs = torch.from_numpy(said).clamp_min(1e-300).log()
+    targets = torch.from_numpy(selection.targets)
+    return state.with_spec(temperature=best_temperature(log_probs, targets))
+
+
+def best_temperature(log_probs: Tensor, targets: Tensor) -> float:
+    """Return the T at which the mean of the draws' softmax(log p / T) has the least NLL.
+
+    Args:
+        log_probs: (S, N, C) float64; logits up to a constant a row.
+        targets: (N,).
+    """
+
+    def loss(log_t: float) -> float:
+        probs = (log_probs / np.exp(log_t)).softmax(-1).mean(0)
+        return float(-probs.gather(1, targets[:, None]).clamp_min(1e-300).log().mean())
+
+    low, high = float(np.log(COLDEST)), float(np.log(HOTTEST))
+    golden = (5**0.5 - 1) / 2
+    for _ in range(SEARCHES):
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        low, high = (low, right) if loss(left) <= loss(right) else (left, high)
+    return float(np.exp((low + high) / 2))
+
+
+@torch.no_grad()
+def laplace(state: AdapterState, task: Task, selection: Selection) -> AdapterState:
+    """Return the state with the head's σ from the exact diagonal of its GGN over the batch.
+
+    σ_j = (1/s̃_j² + N·h_j/λ)^(−½), the optimum of the ELBO to second order, around the mode.
+
+    Raises:
+        ConfigError: something else than a linear head of class logits is Gaussian.
+    """
+    strange = set(state.posterior.shapes) - {"head.weight", "head.bias"}
+    if strange or "probability" not in task.predicted.answers:
+        raise ConfigError(
+            "The last layer's Laplace is over a linear head of class logits",
+            found=", ".join(sorted(strange)[:3]) or f"a {task.predicted.name} task",
+            expected="head.weight and head.bias, and nothing else Gaussian",
+        )
+    q = state.posterior
+    weight, bias = _curvature(task, state)
+    found = {"head.weight": weight, "head.bias": bias}
+    curvature = torch.cat([found[name].reshape(-1) for name in q.shapes])
+    scaled = len(task.rows) / task.variant.kl_weight * curvature
+    std = (task.prior.std.square().reciprocal() + scaled).rsqrt()
+    return replace(state, posterior=replace(q, rho=SCALES[q.scale].rho(std)))
+
+
+FINISHES: dict[str, Finish] = {"temperature": temperature, "laplace": laplace}
+
+
+def head_curvature(pooled: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the diagonal of the GGN of one row's cross-entropy, averaged over rows.
+
+    For logits z = W x + b it is the Hessian itself: Σ_c of p_c (1 − p_c) x_j² at W_cj.
+
+    Args:
+        pooled: x, (N, d).
+        probs: p, (N, C).
+
+    Returns:
+        (C, d) and (C,).
+    """
+    spread = probs * (1 - probs)
+    return spread.t() @ pooled.square() / len(pooled), spread.mean(0)
+
+
+def _curvature(task: Task, state: AdapterState) -> tuple[Tensor, Tensor]:
+    model = task.model
+    seen: list[Tensor] = []
+    sums = [torch.zeros(()), torch.zeros(())]
+    hook = model.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))  # type: ignore[attr-defined]
+    weights = unflatten(state.posterior.mean, state.posterior.shapes) | dict(state.point)
+    try:
+        with model.swapped({name: w.to(model.device) for name, w in weights.items()}):
+            order = torch.Generator().manual_seed(0)
+            for minibatch in task.rows.minibatches(task.plan.batch_size, order):
+                probs = model.logits(minibatch).float().softmax(-1)
+                found = head_curvature(seen.pop().float(), probs)
+                share = len(probs) / len(task.rows)
+                sums = [total + share * one for total, one in zip(sums, found, strict=True)]
+    finally:
+        hook.remove()
+    weight, bias = sums
+    return weight.cpu(), bias.cpu()
