@@ -1,0 +1,269 @@
+"""How many streams a set of machines carries: `python -m benchmarks.capacity`.
+
+What a round costs outside of the GPU is measured here and now: MLflow calls against a real server
+(on PostgreSQL where it is installed), the bytes it stores, a Prefect flow run, the start of its
+process. What it costs on the GPU is yours to say (`--gpu-seconds`). A simulated day of every
+stream then shows how long batches wait, and a division shows what saturates first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import machine
+from benchmarks.queues import DAY, POLICIES, daily, summary, waits
+
+CLIENTS = 8
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What was measured.
+
+    Attributes:
+        database: what the servers kept their records in.
+        calls: MLflow calls of one round, reads and writes.
+        call_seconds: of one, alone.
+        calls_a_second: most the MLflow server answered, asked by `CLIENTS` at once.
+        stored_bytes: what one round leaves in the object store.
+        start_cpu: CPU seconds until a round's process is ready.
+        flow_seconds: what a flow run with a round's tasks adds.
+        flows_a_second: most flow runs the Prefect server recorded, asked by `CLIENTS` at once.
+    """
+
+    database: str
+    calls: int
+    call_seconds: float
+    calls_a_second: float
+    stored_bytes: int
+    start_cpu: float
+    flow_seconds: float
+    flows_a_second: float
+
+
+def main() -> int:
+    """Measure, simulate, and write what was found."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.capacity", description=__doc__)
+    parser.add_argument("--streams", type=int, default=10_000)
+    parser.add_argument("--gpu-seconds", type=float, nargs="+", default=[30.0, 120.0, 600.0])
+    parser.add_argument("--json", type=Path, default=Path("docs/capacity.json"))
+    parser.add_argument("--docs", type=Path, help="write the page here")
+    parser.add_argument("--from-json", action="store_true", help="measure nothing, use the file")
+    asked = parser.parse_args()
+    # Asked to end, it takes its servers along.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if asked.from_json:
+        found = json.loads(asked.json.read_text())
+        costs = Costs(**found["costs"])
+    else:
+        costs = measured()
+    found = {
+        "machine": machine() if not asked.from_json else found["machine"],
+        "streams": asked.streams,
+        "costs": asdict(costs),
+        "queues": queues(asked.streams, asked.gpu_seconds),
+        "saturation": saturation(asked.streams, costs),
+    }
+    asked.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if asked.docs:
+        from benchmarks.capacity_page import page
+
+        asked.docs.write_text(page(found), encoding="utf-8")
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    return 0
+
+
+def measured() -> Costs:
+    """Measure what a round costs outside of the GPU, on servers of its own."""
+    with tempfile.TemporaryDirectory(prefix="capacity-") as desk, _servers(Path(desk)) as uris:
+        database, mlflow, _ = uris
+        calls, stored = _a_round(Path(desk), mlflow)
+        alone, together = _mlflow_rate(mlflow)
+        flow, flows = _flow_rate()
+    return Costs(database, calls, alone, together, stored, _start_cpu(), flow, flows)
+
+
+def queues(streams: int, gpu_seconds: list[float]) -> list[dict[str, Any]]:
+    """Return how long batches wait, for as many GPUs as are busy 60 and 85 % of the time."""
+    found = []
+    for seconds in gpu_seconds:
+        for busy in (0.6, 0.85):
+            gpus = max(1, round(streams * seconds / DAY / busy))
+            for window, when in ((DAY, "over the day"), (6 * 3600.0, "within 6 hours")):
+                load = daily(streams, seconds, window=window)
+                for shared in (True, False):
+                    waited = waits(load, gpus, shared=shared, policy="first")
+                    row = {"gpu_seconds": seconds, "gpus": gpus, "landing": when}
+                    row |= {"queue": "one for all" if shared else "one a GPU"}
+                    found.append(row | summary(waited))
+    return found + fairness(streams, gpu_seconds[0])
+
+
+def fairness(streams: int, seconds: float) -> list[dict[str, Any]]:
+    """Return how long the others wait when 1 stream in 500 brings 100 batches at midnight."""
+    heavy = max(1, streams // 500)
+    load = daily(streams, seconds, heavy=heavy)
+    gpus = max(1, round((streams + heavy * 100) * seconds / DAY / 0.85))
+    found = []
+    for policy in POLICIES:
+        waited = waits(load, gpus, policy=policy)
+        others = summary(waited[load.stream >= heavy])
+        row = {"gpu_seconds": seconds, "gpus": gpus, "landing": "with backlogs", "queue": policy}
+        found.append(row | others)
+    return found
+
+
+def saturation(streams: int, costs: Costs) -> dict[str, float]:
+    """Return the share of each server's measured most that the streams use, evenly over a day.
+
+    Polling is a flow run that finds nothing: every 5 minutes for each stream, were it done so.
+    """
+    rounds = streams / DAY
+    polls = streams / 300.0
+    return {
+        "mlflow": rounds * costs.calls / costs.calls_a_second,
+        "prefect": rounds / costs.flows_a_second,
+        "prefect, polled every 5 minutes": polls / costs.flows_a_second,
+        "cores that start processes": rounds * costs.start_cpu,
+        "cores that start processes, polled every 5 minutes": polls * costs.start_cpu,
+        "object store, MB a second": rounds * costs.stored_bytes / 1e6,
+        "object store, GB a day": streams * costs.stored_bytes / 1e9,
+    }
+
+
+@contextmanager
+def _servers(desk: Path) -> Any:
+    from chaos.services import Services, postgres_folder
+    from flows.environment import applied
+    from flows.servers import serving
+
+    if postgres_folder() is None:
+        with serving(desk, prefect_port=0, mlflow_port=0) as servers:
+            assert servers.mlflow is not None
+            yield "SQLite", servers.mlflow.api, desk
+        return
+    desk.chmod(0o755)
+    services = Services(desk, "127.0.0.1")
+    try:
+        services.start()
+        with applied({**services.env, "PREFECT_HOME": str(desk / "client")}):
+            yield "PostgreSQL", services.env["MLFLOW_TRACKING_URI"], desk
+    finally:
+        services.stop()
+
+
+def _a_round(desk: Path, uri: str) -> tuple[int, int]:
+    """Return the MLflow calls of a stream's second round, and the bytes a round stores."""
+    from chaos.world import furnish, opened
+
+    home = desk / "home"
+    home.mkdir()
+    furnish(home, ["good-1", "good-2"])
+    world = opened(home, uri=uri)
+    calls = Counting(world.registry.connection.client)
+    world.registry.connection.__dict__["client"] = calls
+    for batch_id in ("good-1", "good-2"):
+        calls.seen.clear()
+        world.land(batch_id)
+        world.drain(lambda step, *args, **kwargs: step(*args, **kwargs))
+    champion = world.registry.champion(world.stream.name)
+    folder = world.registry.download(champion, desk / "champion")
+    run = world.registry.connection.client.list_artifacts(champion.run_id)
+    pages = sum(_size(world.registry.connection.client, champion.run_id, item) for item in run)
+    return sum(calls.seen.values()), pages + sum(p.stat().st_size for p in folder.iterdir())
+
+
+class Counting:
+    """MLflow's client, its calls counted."""
+
+    def __init__(self, client: Any):
+        self._client = client
+        self.seen: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.seen[name] += 1
+            return found(*args, **kwargs)
+
+        return call if callable(found) else found
+
+
+def _size(client: Any, run_id: str, item: Any) -> int:
+    if not item.is_dir:
+        return int(item.file_size)
+    return sum(_size(client, run_id, inner) for inner in client.list_artifacts(run_id, item.path))
+
+
+def _mlflow_rate(uri: str) -> tuple[float, float]:
+    """Return seconds of a call alone, and calls a second by `CLIENTS` at once; reads and writes."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri, registry_uri=uri)
+    experiment = client.create_experiment("capacity")
+    run = client.create_run(experiment).info.run_id
+
+    def both(_: int) -> None:
+        client.set_tag(run, "bhpeft.capacity", "x")
+        client.get_registered_model("chaos")
+
+    return _rates(both, 40, 2)
+
+
+def _flow_rate() -> tuple[float, float]:
+    """Return seconds of a flow run with a round's ten tasks, and runs a second by many clients."""
+    from prefect import flow
+
+    from flows.steps import step_runner
+
+    @flow(name="capacity", persist_result=False)
+    def empty() -> None:
+        run = step_runner()
+        for _step in range(10):
+            run(nothing)
+
+    return _rates(lambda _: empty(), 8, 1)
+
+
+def nothing() -> None:
+    """Stand for a step that takes no time."""
+
+
+def _rates(act: Callable[[int], object], times: int, each: int) -> tuple[float, float]:
+    act(0)
+    began = time.perf_counter()
+    for number in range(times):
+        act(number)
+    alone = (time.perf_counter() - began) / times / each
+    began = time.perf_counter()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(act, range(2 * times)))
+    return alone, 2 * times * each / (time.perf_counter() - began)
+
+
+def _start_cpu() -> float:
+    """Return the CPU seconds a round's process takes before it does anything."""
+    needed = "import flows.watch, bhpeft.rounds.steps, bhpeft.rounds.recording, mlflow.pyfunc"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", needed], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+if __name__ == "__main__":
+    sys.exit(main())

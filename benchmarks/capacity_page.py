@@ -1,0 +1,93 @@
+"""The capacity figures as a page: `docs/capacity.md`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PAGE = """\
+# Capacity: how many streams a set of machines carries
+
+Written by `python -m benchmarks.capacity --docs docs/capacity.md`; do not edit. The first table was
+measured on {cpus} cores ({cpu}); run it on yours. The queues are a simulation of one day
+(`benchmarks/queues.py`), the last table a division of the two.
+
+## What a round costs outside of the GPU
+
+| | |
+|---|---:|
+| servers' database | {database} |
+| MLflow calls of a round | {calls} |
+| one MLflow call, alone | {call_ms:.0f} ms |
+| MLflow calls a second, 8 clients, one server process | {calls_a_second:.0f} |
+| stored by a round of the smallest model (posterior, figures, reports) | {stored_kb:.0f} kB |
+| CPU until a round's process is ready | {start_cpu:.1f} s |
+| a flow run with ten tasks, alone | {flow_seconds:.2f} s |
+| flow runs a second, 8 clients, one server process | {flows_a_second:.1f} |
+
+## How long batches wait for a GPU
+
+{streams:,} streams, one batch a day each, oldest first. The seconds on a GPU vary by half.
+
+{queues}
+
+**One queue for all GPUs of a size beats one queue a GPU**, and by more the busier they are: a
+stream bound to a GPU waits for that one while another idles. Give a GPU its own queue only where a
+stream must stay on it.
+
+## Who waits for whom
+
+One stream in 500 lands 100 batches at midnight; the waits are those of all *other* streams.
+
+{fairness}
+
+A watch learns all that is pending of its stream before it ends (`drain`), and Prefect starts late
+runs in any order (`any`). Where backlogs are common, give the streams that bring them a work queue
+of their own with a concurrency limit, which is what `fair` comes to.
+
+## What saturates first
+
+{streams:,} streams, their rounds spread evenly over the day. A share of 1 is all that one server
+process answered here.
+
+{saturation}
+
+Polling is what does not scale: a watch that finds nothing still starts a process. With many streams
+let `bhpeft land` wake the round by an event and poll once a day. PostgreSQL itself was never the
+limit: MLflow's and Prefect's own processes are, and both may run several on one database.
+"""
+
+
+def page(found: dict[str, Any]) -> str:
+    """Return the page."""
+    costs, queues = found["costs"], found["queues"]
+    fair = [row for row in queues if row["landing"] == "with backlogs"]
+    return PAGE.format(
+        cpus=found["machine"]["cpus"],
+        cpu=found["machine"]["processor"],
+        call_ms=1000 * costs["call_seconds"],
+        stored_kb=costs["stored_bytes"] / 1000,
+        streams=found["streams"],
+        queues=_waits([row for row in queues if row not in fair], "queue"),
+        fairness=_waits(fair, "policy"),
+        saturation="\n".join(
+            ["| | share, or as named |", "|---|---:|"]
+            + [f"| {name} | {share:.3g} |" for name, share in found["saturation"].items()]
+        ),
+        **{k: costs[k] for k in costs if k not in ("call_seconds", "stored_bytes")},
+    )
+
+
+def _waits(rows: list[dict[str, Any]], named: str) -> str:
+    head = f"| GPU s | GPUs | batches land | {named} | median | 95 % | 99 % | longest |"
+    lines = [head, "|---:|---:|---|---|---:|---:|---:|---:|"]
+    for row in rows:
+        times = " | ".join(_span(row[name]) for name in ("p50", "p95", "p99", "max"))
+        facts = f"{row['gpu_seconds']:g} | {row['gpus']} | {row['landing']} | {row['queue']}"
+        lines.append(f"| {facts} | {times} |")
+    return "\n".join(lines)
+
+
+def _span(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
