@@ -5,11 +5,12 @@
 #   make test    all tests            make test-fast   without the stories that start servers
 #   make check   lint, format, types  make build       the wheel
 #   make audit   known weaknesses of everything we depend on
+#   make chaos   break it on purpose, hundreds of times; goes on where it stopped
 #   make bench   all benchmarks into docs/benchmarks.md; goes on where it was cut off
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup demo ui test test-fast check format bench build clean
+.PHONY: setup demo ui test test-fast chaos check format bench build audit clean
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -74,6 +75,13 @@ test: setup
 
 test-fast: setup
 	@$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+# Kills and zombies; a run takes about 5 s on a quiet core, and what was run is not run again.
+CHAOS_RUNS ?= 300
+chaos: setup
+	@OMP_NUM_THREADS=1 $(BIN)/python -m chaos kills --runs $(CHAOS_RUNS) $(CHAOS_ARGS)
+	@$(BIN)/python -m chaos.fleet || test $$? -eq 2  # 2: no PostgreSQL or no namespaces here
+	@OMP_NUM_THREADS=1 $(BIN)/python -m chaos zombies --runs $(CHAOS_RUNS) --docs docs/chaos.md $(CHAOS_ARGS)
 
 check: setup
 	@$(BIN)/ruff format --check .

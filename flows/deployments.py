@@ -226,7 +226,8 @@ def _apply(
 def _reaper(silence: timedelta) -> AutomationCore:
     heartbeat = "prefect.flow-run.heartbeat"
     trigger = EventTrigger(
-        after={heartbeat},
+        # Also when it begins: a process may die before its first heartbeat has left it.
+        after={heartbeat, "prefect.flow-run.Running"},
         expect={heartbeat, *(f"prefect.flow-run.{ending}" for ending in ENDINGS)},
         match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
         match_related=ResourceSpecification(

@@ -116,6 +116,11 @@ def champions(moves: Iterable[Move]) -> frozenset[int]:
     )
 
 
+def last_move(moves: Sequence[Move]) -> Move | None:
+    """Return the newest move of the champion; where it ended is where the alias belongs."""
+    return next((move for move in reversed(moves) if move.moves_champion), None)
+
+
 def never_moved(versions: Iterable[Version], moves: Sequence[Move]) -> list[Version]:
     """Return versions the gates promoted whose promotion never happened, oldest first."""
     been = champions(moves)

@@ -101,6 +101,12 @@ class MoveLog:
         """Mark a move as done."""
         self._end(run_id, "FINISHED")
 
+    def state(self, run_id: str) -> str:
+        """Return the state of one entry now: another process may have finished it meanwhile."""
+        with self._connection.translated("read an entry of the promotion log"):
+            run = self._connection.client.get_run(run_id)
+        return _STATES.get(run.info.status, "abandoned")
+
     def abandon(self, run_id: str, why: str) -> None:
         """Mark a move as never done, and say why."""
         with self._connection.translated("annotate the promotion log"):

@@ -6,6 +6,13 @@ made under a lock of the caller's, checks the champion first and reads it back l
     open the log entry → previous := champion → champion := version → read back → close the entry
 
 Each step is safe to repeat, so a move that stopped anywhere is finished by doing it again.
+
+The open entry is also the fence, since a lock whose lease ran out while its holder was suspended
+protects nothing. Whoever makes a move writes its intent first and looks around after: at the other
+open entries, at the champion, at its own entry. Of two that cross, one at least sees the other and
+lets go. Whoever takes the lock later finishes or abandons the entries it finds open, so the
+suspended one finds its own settled; if it had moved the champion in the instant between, it puts
+the champion back to where the log says.
 """
 
 from __future__ import annotations
@@ -16,6 +23,14 @@ from typing import Literal
 
 from bhpeft.errors import RegistryError, StaleParent
 from bhpeft.registry import lineage
+from bhpeft.registry.move_checks import (
+    Overtaken,
+    check_target,
+    crossed,
+    is_return,
+    not_promotable,
+    stale,
+)
 from bhpeft.registry.move_log import Logged, MoveLog
 from bhpeft.registry.records import (
     CANDIDATE,
@@ -57,19 +72,22 @@ class Promotion:
         despite_refusal: bool,
     ) -> Move:
         """Make a version the champion; see `Registry.promote`."""
-        with lock():
+
+        def move() -> list[Move]:
             self.finish_open_moves(stream)
             version = self._found(stream, number)
             champion = self._versions.number(stream, CHAMPION)
             if champion == number:
-                return self._last_move_to(stream, number)
+                return [self._last_move_to(stream, number)]
             if champion != expected_parent:
                 self._versions.tag(version, decision=STALE)
-                raise _stale(version, champion, expected_parent)
+                raise stale(version, champion, expected_parent)
             if version.decision in (REFUSED, SUPERSEDED) and not despite_refusal:
-                raise _not_promotable(version)
-            move = self._new(stream, "promote", by, champion, number, reason)
-            return self._make(move, version)
+                raise not_promotable(version)
+            made = self._new(stream, "promote", by, champion, number, reason)
+            return [self._make(made, version)]
+
+        return self.alone(lock, move)[-1]
 
     def roll_back(
         self,
@@ -82,23 +100,16 @@ class Promotion:
         lock: Lock,
     ) -> Move:
         """Make an earlier champion the champion again; see `Registry.roll_back`."""
-        with lock():
+
+        def move() -> list[Move]:
             self.finish_open_moves(stream)
             versions = self._versions.all(stream)
             version = lineage.find(versions, stream, to)
             champion = lineage.champion(versions)
             moves = self._log.history(stream)
-            if (
-                champion == to
-                and moves
-                and (moves[-1].kind, moves[-1].to_version)
-                == (
-                    "roll_back",
-                    to,
-                )
-            ):
-                return moves[-1]
-            _check_target(version, champion, versions, moves)
+            if champion == to and moves and is_return(moves[-1], to):
+                return [moves[-1]]
+            check_target(version, champion, versions, moves)
             kept = lineage.learned(versions, stream, to)
             known = champion if champion in versions else None
             left = [
@@ -109,7 +120,7 @@ class Promotion:
             ]
             back = lineage.refused(versions.values(), moves) & kept
             gone = {digest for digest in left if refuse == "all" or digest in refuse}
-            move = self._new(
+            made = self._new(
                 stream,
                 "roll_back",
                 by,
@@ -120,7 +131,20 @@ class Promotion:
                 # In the order they were learned in, which is the order to learn them in again.
                 released=[*sorted(back), *(digest for digest in left if digest not in gone)],
             )
-            return self._make(move, version)
+            return [self._make(made, version)]
+
+        return self.alone(lock, move)[-1]
+
+    def alone(self, lock: Lock, moves: Callable[[], list[Move]]) -> list[Move]:
+        """Make moves under the lock; what another process settled meanwhile is as the log says."""
+        try:
+            with lock():
+                return moves()
+        except Overtaken as late:
+            # The lock was lost, so it is taken anew, outside the scope of the lost one.
+            with lock():
+                self._agree(late)
+            return [late.move]
 
     def settle(self, stream: str, number: int, kind: str, *, by: str, reason: str) -> Move:
         """Log that a candidate was refused, held or superseded; its decision tag follows."""
@@ -186,7 +210,7 @@ class Promotion:
             self._versions.tag(version, decision=PROMOTED, decision_before=version.decision)
         aliases = self._versions.aliases(stream) or {}
         if aliases.get(CHAMPION) != number:
-            raise _stale(version, aliases.get(CHAMPION), number)
+            raise stale(version, aliases.get(CHAMPION), number)
         if aliases.get(CANDIDATE) == number:
             self._versions.point(stream, CANDIDATE, None)
 
@@ -197,12 +221,45 @@ class Promotion:
     def _make(self, move: Move, version: Version) -> Move:
         run_id = self._log.open(move)
         try:
-            self.apply(move, version)
+            self._look_around(move, version, run_id)
+            if self._log.state(run_id) == "open":
+                self.apply(move, version)
         except StaleParent as problem:
-            self._log.abandon(run_id, problem.message)
-            raise
+            # One that another process has finished meanwhile did happen, and stays in the log.
+            if self._log.state(run_id) == "open":
+                self._log.abandon(run_id, problem.message)
+                raise
+        if self._log.state(run_id) != "open":
+            raise Overtaken(move, version, run_id)
         self._log.close(run_id)
         return move
+
+    def _look_around(self, move: Move, version: Version, run_id: str) -> None:
+        """Let go if somebody else is making a move, or has made one since this one was decided.
+
+        Raises:
+            StaleParent: so it is.
+        """
+        others = [e.move for e in self._log.unfinished(move.stream) if e.run_id != run_id]
+        if moving := [other for other in others if other.moves_champion]:
+            raise crossed(move, moving)
+        champion = self._versions.number(move.stream, CHAMPION)
+        if champion not in (move.from_version, move.to_version):
+            raise stale(version, champion, move.from_version)
+
+    def _agree(self, late: Overtaken) -> None:
+        """Put the champion where the log says, after a process that had lost its lock moved it.
+
+        Raises:
+            StaleParent: its move was abandoned, since the champion had moved on.
+        """
+        self.finish_open_moves(late.move.stream)
+        last = lineage.last_move(self._log.history(late.move.stream))
+        at = last.to_version if last else None
+        if last is not None and at != self._versions.number(late.move.stream, CHAMPION):
+            self.apply(last, self._found(late.move.stream, at or 0))
+        if self._log.state(late.run_id) != "done":
+            raise stale(late.version, at, late.move.from_version)
 
     def _finish(self, entry: Logged) -> Move | None:
         move = entry.move
@@ -246,51 +303,3 @@ class Promotion:
             return moving[-1]
         version = self._found(stream, number)
         return self.put_right(version, None, "champion without a log entry", by="bhpeft")
-
-
-def _stale(version: Version, champion: int | None, expected: int | None) -> StaleParent:
-    return StaleParent(
-        f"The champion of {version.stream!r} moved while {version} was being made",
-        found="no champion" if champion is None else f"champion v{champion}",
-        expected="no champion" if expected is None else f"v{expected}",
-        remedy="Its batch is pending again; the next round starts from the new champion.",
-    )
-
-
-def _not_promotable(version: Version) -> RegistryError:
-    return RegistryError(
-        f"{version} was {version.decision} and cannot be promoted",
-        found=f"decision {version.decision!r}",
-        expected="'promoted' or 'held'",
-        remedy="A refused candidate never becomes a prior. To overrule the gates, promote it "
-        "explicitly with despite_refusal and a reason.",
-    )
-
-
-def _check_target(
-    version: Version, champion: int | None, versions: dict[int, Version], moves: list[Move]
-) -> None:
-    """Accept only versions that have been champion.
-
-    Raises:
-        RegistryError: it is the champion already, or never was champion.
-    """
-    if champion == version.number:
-        raise RegistryError(
-            f"{version} is the champion already",
-            expected="another version that has been champion",
-            remedy=f"See them with `bhpeft history {version.stream}`.",
-        )
-    been = lineage.champions(moves)
-    if champion in versions:
-        been |= {v.number for v in lineage.chain(versions, version.stream, champion)}
-    known = sorted(n for n in been & set(versions) - {champion} if versions[n].has_files)
-    if version.number not in known:
-        raise RegistryError(
-            f"{version} has never been champion"
-            if version.has_files
-            else f"The files of {version} were removed",
-            found=f"decision {version.decision!r}",
-            expected=f"one of {', '.join(f'v{n}' for n in known) or 'none yet'}",
-            remedy=f"Choose a version from `bhpeft history {version.stream}`.",
-        )

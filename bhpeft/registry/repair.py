@@ -29,11 +29,14 @@ def repair(
     stream: str, *, promotion: Promotion, versions: Versions, log: MoveLog, lock: Lock
 ) -> list[Move]:
     """Bring aliases, log and decisions of one stream into agreement; return the moves made."""
-    with lock():
+
+    def mend() -> list[Move]:
         made = promotion.finish_open_moves(stream)
         made += _agree_with_the_log(stream, promotion, versions, log)
         made += _promote_the_forgotten(stream, promotion, versions, log)
-    return made
+        return made
+
+    return promotion.alone(lock, mend)
 
 
 def end_dead_runs(stream: str, connection: Connection) -> list[str]:
@@ -57,8 +60,8 @@ def end_dead_runs(stream: str, connection: Connection) -> list[str]:
 def _agree_with_the_log(
     stream: str, promotion: Promotion, versions: Versions, log: MoveLog
 ) -> list[Move]:
-    moving = [move for move in log.history(stream) if move.moves_champion]
-    expected = moving[-1].to_version if moving else None
+    last = lineage.last_move(log.history(stream))
+    expected = last.to_version if last else None
     found = versions.number(stream, CHAMPION)
     if found == expected:
         return []

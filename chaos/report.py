@@ -1,0 +1,94 @@
+"""Add runs up, and write them as a page a person reads."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+PAGE = """\
+# Chaos: what was broken on purpose, and what was left
+
+Written by `python -m chaos … --docs docs/chaos.md`; do not edit. `make chaos` runs it again, and
+goes on where it stopped; a seed is the same run everywhere.
+
+Each run tells a story (batches land, rounds learn them, a person rolls back, an alias is moved by
+hand), breaks in at one place, then simply runs the story again until it is through. Places are
+found from outside the product: every writing call to MLflow, every SQL statement and commit, every
+file opened for writing or renamed, every step of a round. Afterwards must hold:
+
+1. every landed batch is learned exactly once on the champion's chain, or is pending, quarantined,
+   refused or held, as in the story told undisturbed;
+2. the champion is a whole version whose files have their checksums, whose model predicts and whose
+   gates passed, and its chain's posteriors are, **bit for bit**, those of the undisturbed story;
+3. two rounds of a stream never overlapped (a suspended zombie's may: it is fenced at commit);
+4. no stale candidate won;
+5. nothing is half done, and there is nothing left to repair.
+
+**{runs} runs ({by_fault}), {kills} faults at {places} places, {violations} violations.**
+
+{fleet}
+## Faults by place
+
+{table}
+"""
+
+FLEET = """\
+## Two hosts, PostgreSQL, an object store
+
+`python -m chaos.fleet`: MLflow and Prefect on PostgreSQL, artefacts and landing in an S3-compatible
+store, two workers in network namespaces with folders of their own, {streams} streams of {batches}
+batches in parallel, one host killed with everything on it after {killed_after_rounds} rounds.
+
+| | |
+|---|---:|
+| rounds learned | {rounds} |
+| processes killed | {killed_processes} |
+| runs that the automation marked as crashed | {crashed_runs} |
+| the last of them, after the kill | {slowest_crash_mark} s |
+| until nothing was pending, after the kill | {seconds_to_recover} s |
+| the whole, servers and all | {seconds} s |
+| violations | {violations} |
+
+"""
+
+
+def read(log: Path) -> list[dict[str, Any]]:
+    """Return the runs of a log; none if there is no log."""
+    if not log.exists():
+        return []
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return how many runs, faults by place, and every broken promise."""
+    kills = Counter(name for run in runs for name in run["kills"])
+    broken = [
+        {"fault": run["fault"], "seed": run["seed"], "story": run["story"], "kills": run["kills"]}
+        | {"found": found}
+        for run in runs
+        for found in run["violations"]
+    ]
+    by_fault = Counter(run["fault"] for run in runs)
+    return {
+        "runs": len(runs),
+        "by_fault": dict(sorted(by_fault.items())),
+        "kills": dict(sorted(kills.items())),
+        "violations": broken,
+    }
+
+
+def page(found: dict[str, Any], fleet: dict[str, Any] | None = None) -> str:
+    """Return the summary as Markdown, with what a fleet came to if one was run."""
+    beside = FLEET.format(**{**fleet, "violations": len(fleet["violations"])}) if fleet else ""
+    rows = [f"| {name} | {times} |" for name, times in found["kills"].items()]
+    return PAGE.format(
+        runs=found["runs"],
+        by_fault=", ".join(f"{times} {name}" for name, times in found["by_fault"].items()),
+        fleet=beside,
+        kills=sum(found["kills"].values()),
+        places=len(found["kills"]),
+        violations=len(found["violations"]),
+        table="\n".join(["| fault at | times |", "|---|---:|", *rows]),
+    )

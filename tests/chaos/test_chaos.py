@@ -1,0 +1,69 @@
+"""The short form of `make chaos`: a few deaths and a few zombies, everything as promised after."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chaos import fleet, report
+
+STORY = "rolled back to learn again"
+
+
+def chaos(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run it as a user does: it forks, which a process full of test threads had better not."""
+    command = [sys.executable, "-m", "chaos", *options, "--story", STORY, "--out", str(out)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["kills", "zombies"])
+def test_whatever_is_broken_the_stream_ends_as_if_nothing_had_been(
+    tmp_path: Path, fault: str
+) -> None:
+    """Each batch once, the champion whole, its posteriors the undisturbed ones bit for bit."""
+    ran = chaos(tmp_path, fault, "--runs", "4")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found = json.loads((tmp_path / "chaos.json").read_text())
+    assert found["violations"] == []
+    assert found["runs"] == 4
+    assert sum(found["kills"].values()) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(bool(fleet.unable()), reason=f"no fleet here: {fleet.unable()}")
+def test_a_host_that_dies_loses_no_batch_and_its_runs_are_marked_within_two_minutes(
+    tmp_path: Path,
+) -> None:
+    """PostgreSQL behind both servers, a bucket, two hosts; one is killed while it learns."""
+    command = [sys.executable, "-m", "chaos.fleet", "--streams", "2", "--batches", "2"]
+    ran = subprocess.run(
+        [*command, "--minutes", "10", "--out", str(tmp_path)], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found = json.loads((tmp_path / "fleet.json").read_text())
+    assert (found["violations"], found["rounds"]) == ([], 4)
+    assert found["killed_processes"] > 0
+    assert (found["slowest_crash_mark"] or 0) < 120
+
+
+def run(seed: int, kills: list[str], violations: list[str]) -> dict[str, object]:
+    return {"fault": "kills", "seed": seed, "story": "a", "kills": kills, "violations": violations}
+
+
+def test_a_broken_promise_is_in_the_summary_with_the_seed_that_repeats_it() -> None:
+    found = report.summary([run(1, ["x"], []), run(2, ["x", "y"], ["batch b1 is lost"])])
+    assert (found["runs"], found["kills"]) == (2, {"x": 2, "y": 1})
+    (broken,) = found["violations"]
+    assert (broken["seed"], broken["kills"], broken["found"]) == (2, ["x", "y"], "batch b1 is lost")
+
+
+def test_the_page_says_how_many_and_where() -> None:
+    page = report.page(report.summary([run(1, ["x"], []), run(2, ["x", "y"], [])]))
+    assert "2 runs (2 kills), 3 faults at 2 places, 0 violations" in page
+    assert "| x | 2 |" in page
