@@ -5,6 +5,7 @@ elbo          the loss's scaling and gradients, the anchor, the rho-travel check
 estimators    the noise of a training step: shared, per example, flipout
 kl_flow       the KL on its own: BLoB's SGD, integrated exactly
 forgetting    posterior → prior, and the bounds of σ
+hierarchy     what the tasks of a group have in common: Θ and τ
 predictive    from S draws to a prediction and its uncertainty
 """
 
@@ -27,6 +28,7 @@ from bhpeft.posterior.elbo import (
 )
 from bhpeft.posterior.estimators import ESTIMATORS, Estimator
 from bhpeft.posterior.forgetting import Bound, StdBounds, clamp_std, power_prior, std_at_bounds
+from bhpeft.posterior.hierarchy import Hyper, Population, population, updated
 from bhpeft.posterior.kl_flow import kl_flow, time_to_arrive
 from bhpeft.posterior.meanfield import (
     SCALES,
@@ -70,6 +72,10 @@ __all__ = [
     "warmup",
     "ESTIMATORS",
     "Estimator",
+    "Hyper",
+    "Population",
+    "population",
+    "updated",
     "kl_flow",
     "time_to_arrive",
     "Bound",
