@@ -117,6 +117,13 @@ def test_the_home_is_not_a_key_of_the_file(read: Read) -> None:
         ("[schedule]\ninterval = '5 minutes'", "schedule"),
         ("[schedule]\ninterval = '0s'", "schedule"),
         ("[schedule]\ninterval = '5m'\ncron = '* * * * *'", "schedule"),
+        ("[schedule]\ncron = '0 2 * * *'\nrrule = 'FREQ=DAILY'", "schedule"),
+        ("[schedule]\nrrule = 'EVERY=DAY'", "schedule"),
+        ("[approval]\nexpires = 'a week'", "approval.expires"),
+        ("[approval]\nnew_batch = 'skip'", "approval.new_batch"),
+        ("[retry]\nattempts = 0", "retry.attempts"),
+        ("[notify]\nblock = 'on-call'", "notify.block"),
+        ("[notify]\non = ['drifted']", "notify.on.0"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_by_its_place(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Generator
 
@@ -13,7 +14,11 @@ from bhpeft.learning.problem import Task
 
 
 def complete(
-    task: Task, generator: Generator, selection: Selection, watch: Watch | None = None
+    task: Task,
+    generator: Generator,
+    selection: Selection,
+    watch: Watch | None = None,
+    kept: Path | None = None,
 ) -> Fitted:
     """Learn one batch with all that its variant asks for.
 
@@ -22,6 +27,7 @@ def complete(
         generator: the source of draws and orders, of one member after the other.
         selection: rows kept for choices that no gate looks at.
         watch: called after each step, for each member anew.
+        kept: the folder where a long training is saved: the member's that is being trained.
 
     Raises:
         FitError: as for `bhpeft.learning.fit.fit`.
@@ -29,7 +35,7 @@ def complete(
     """
     count = task.start.spec.members
     found = [
-        fit(replace(task, start=member(task.start, index)), generator, watch)
+        fit(replace(task, start=member(task.start, index)), generator, watch, kept)
         for index in range(count)
     ]
     whole = replace(

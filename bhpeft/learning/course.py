@@ -28,12 +28,14 @@ class Course:
         epochs: how many there are to be, as far as is known.
         travel_met: whether rho was found to have the way it needs; None where there is no rho.
         settled: whether the loss stopped falling before the end.
+        begun: epochs that an interrupted attempt has left behind.
     """
 
     task: Task
     epochs: int
     travel_met: bool | None = None
     settled: bool = False
+    begun: int = 0
     _needed: float = 0.0
     _least: float = math.inf
     _waited: int = 0
@@ -44,7 +46,7 @@ class Course:
         return self.task.steps(self.epochs)
 
     def __iter__(self) -> Iterator[int]:
-        epoch = 0
+        epoch = self.begun
         while epoch < self.epochs and epoch * self.task.steps_an_epoch < self.steps:
             epoch += 1
             yield epoch

@@ -80,6 +80,7 @@ class Descent:
         curve: what was read off.
         ending: where the loss stopped falling, the step and the rates' factor there; from then on
             the rates fall to zero over what is left.
+        epoch_nll: the NLL of the epoch's rows so far, summed.
     """
 
     task: Task
@@ -97,9 +98,9 @@ class Descent:
     steps: int = 0
     travelled: float = 0.0
     ending: tuple[int, float] | None = None
+    epoch_nll: Tensor | float = 0.0
     _gathered: Gathered | None = None
     _unread: list[tuple[dict[str, float], Tensor, Tensor]] = field(default_factory=list)
-    _epoch: Tensor | float = 0.0
 
     @classmethod
     def begin(cls, task: Task, generator: Generator) -> Descent:
@@ -156,7 +157,7 @@ class Descent:
         if self._gathered is None:
             return
         found, self._gathered = self._gathered, None
-        self._epoch = self._epoch + found.nll * found.rows
+        self.epoch_nll = self.epoch_nll + found.nll * found.rows
         if self.steps % READ_EVERY == 0 or self.steps == steps - 1:
             self._note(found.nll, steps)
         self._move(found, steps)
@@ -164,8 +165,8 @@ class Descent:
 
     def epoch_loss(self) -> float:
         """Return the loss over the rows since this was last asked: mean NLL + λ/N · KL."""
-        nll = float(self._epoch) / len(self.task.rows)
-        self._epoch = 0.0
+        nll = float(self.epoch_nll) / len(self.task.rows)
+        self.epoch_nll = 0.0
         scale = kl_scale(self.task.variant.kl_weight, len(self.task.rows))
         return nll + scale * float(self.q.kl(self.prior))
 

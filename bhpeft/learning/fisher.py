@@ -16,11 +16,11 @@ MEMORY = 0.98
 
 
 class Fisher:
-    """A bias-corrected moving average of B·ḡ², one number a weight."""
+    """A bias-corrected moving average of B·ḡ², one number a weight: total ÷ weight."""
 
     def __init__(self, weights: int, device: torch.device):
-        self._total = torch.zeros(weights, device=device)
-        self._weight = 0.0
+        self.total = torch.zeros(weights, device=device)
+        self.weight = 0.0
 
     def add(self, gradient: Tensor, rows: int) -> None:
         """Take in one minibatch.
@@ -34,10 +34,10 @@ class Fisher:
             one_row = (gradient * rows).square().mean(0)
         else:
             one_row = rows * gradient.square()
-        self._total.mul_(MEMORY).add_(one_row, alpha=1 - MEMORY)
-        self._weight = MEMORY * self._weight + (1 - MEMORY)
+        self.total.mul_(MEMORY).add_(one_row, alpha=1 - MEMORY)
+        self.weight = MEMORY * self.weight + (1 - MEMORY)
 
     @property
     def one_row(self) -> Tensor:
         """Return the Fisher information of one row for each weight, (P,)."""
-        return self._total / self._weight if self._weight else self._total
+        return self.total / self.weight if self.weight else self.total

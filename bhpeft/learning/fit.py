@@ -10,12 +10,14 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 
 from torch import Generator
 
 from bhpeft.errors import FitError, TimeLimit
+from bhpeft.learning.checkpoint import Checkpoint, Place, new_order
 from bhpeft.learning.course import Course
 from bhpeft.learning.descent import Descent
 from bhpeft.learning.plan import Plan
@@ -51,13 +53,16 @@ class Fitted:
     settled: bool = False
 
 
-def fit(task: Task, generator: Generator, watch: Watch | None = None) -> Fitted:
+def fit(
+    task: Task, generator: Generator, watch: Watch | None = None, kept: Path | None = None
+) -> Fitted:
     """Learn one batch.
 
     Args:
         task: the model, where to start, the prior, the rows and the schedule.
         generator: the source of draws and of the order of rows.
         watch: called after each step.
+        kept: the folder where a long training is saved, and taken up by a later attempt.
 
     Raises:
         Diverged: the loss or a parameter is not finite.
@@ -66,15 +71,23 @@ def fit(task: Task, generator: Generator, watch: Watch | None = None) -> Fitted:
         FitError: there are no rows.
     """
     _check_rows(task)
-    began = time.monotonic()
+    saved = Checkpoint.opened(kept, task, generator, task.plan.save_every) if kept else None
     descent, course = Descent.begin(task, generator), Course(task, task.plan.epochs)
+    place = saved.restore(descent, course) if saved else Place()
+    began = time.monotonic() - place.seconds
     with _mode(task):
         for epoch in course:
-            for group in islice(_groups(task, generator), course.steps - descent.steps):
+            if epoch != place.epoch:
+                place = Place(epoch, new_order(generator))
+            left = course.steps - descent.steps
+            for group in islice(_groups(task, place.order), place.moves, place.moves + left):
                 for minibatch in group:
                     descent.gather(minibatch)
                 descent.move(course.steps)
                 _check_time(task.plan, began)
+                place = replace(place, moves=place.moves + 1, seconds=time.monotonic() - began)
+                if saved:
+                    saved.save_in_time(descent, course, place)
                 if watch:
                     watch(descent.steps, course.steps)
             descent.read()
@@ -90,9 +103,9 @@ def fit(task: Task, generator: Generator, watch: Watch | None = None) -> Fitted:
     )
 
 
-def _groups(task: Task, generator: Generator) -> Iterator[list[Minibatch]]:
+def _groups(task: Task, order: int) -> Iterator[list[Minibatch]]:
     """Yield the minibatches of an epoch, as many together as one step is made from."""
-    minibatches = task.rows.minibatches(task.plan.batch_size, generator)
+    minibatches = task.rows.minibatches(task.plan.batch_size, Generator().manual_seed(order))
     moved = on_device(minibatches, task.model.device)
     while group := list(islice(moved, task.plan.accumulate)):
         yield group

@@ -47,6 +47,8 @@ class Plan:
         point_weights: after round 0 the point weights are "anchored" by the Fisher information of
             what they were learned on, "frozen", or "free".
         max_seconds: the round fails by name when training takes longer; 0 is no limit.
+        save_every: seconds after which a running training is saved, to be taken up by a later
+            attempt of the same round (`bhpeft.learning.checkpoint`).
         checkpointing: recompute activations in the backward pass: less memory, a third more time.
     """
 
@@ -63,6 +65,7 @@ class Plan:
     kl_warmup: Share = 0.1
     point_weights: PointWeights = "anchored"
     max_seconds: Annotated[float, Field(ge=0, strict=True)] = 0.0
+    save_every: Rate = 600.0
     checkpointing: bool = False
 
     @property

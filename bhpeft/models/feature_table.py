@@ -34,6 +34,11 @@ class FeatureTable:
     def __len__(self) -> int:
         return len(self._table)
 
+    @property
+    def identity(self) -> str:
+        """Return the digest of the rows and of how they are read."""
+        return f"features of {self._table.identity}"
+
     def steps(self, size: int) -> int:
         """Return how many minibatches of `size` an epoch has."""
         return self._table.steps(size)

@@ -77,6 +77,7 @@ class Window:
         ids, mask = self._padded(order, lengths, widths, sizes, pad)
         labels, rows = torch.from_numpy(self.labels[order]), torch.from_numpy(self.rows[order])
         options = torch.from_numpy(self.options[order])
+        options = torch.from_numpy(self.options[order])
         positions = torch.from_numpy(self.start + order)
         found = []
         cuts = zip(starts.tolist(), sizes.tolist(), widths.tolist(), ends.tolist(), strict=True)
@@ -174,6 +175,11 @@ class TokenTable:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    @property
+    def identity(self) -> str:
+        """Return the digest of the rows, the tokenizer and the windows."""
+        return self.path.stem
 
     def steps(self, size: int) -> int:
         """Return how many minibatches of `size` an epoch has."""

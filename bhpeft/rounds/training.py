@@ -117,7 +117,7 @@ def _trained(
             forgetting=rho,
             predicted=start.spec.predicted,
         )
-        fitted = complete(problem, generator, selection, watch)
+        fitted = complete(problem, generator, selection, watch, stream.cache / "training")
     state = _described(fitted.state, stream, intake, chosen, rho)
     return Trained(state, prior, fitted, _health(state, prior, fitted))
 

@@ -13,6 +13,7 @@ import pytest
 
 from bhpeft.stream_template import TEMPLATE
 from flows import processes
+from flows.events import tell_landed
 from flows.servers import Servers, record_file, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -67,9 +68,22 @@ def scheduled_run(api: str, timeout: float) -> dict[str, Any]:
     raise AssertionError(f"no scheduled run ended within {timeout} s")
 
 
+def woken_run(api: str, timeout: float) -> dict[str, Any]:
+    """Return the first run that an event started and that looked for batches to the end."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        for run in ask(api, "flow_runs/filter"):
+            woken = (run["created_by"] or {}).get("type") == "AUTOMATION"
+            if woken and run["state_type"] in ("COMPLETED", "FAILED", "CRASHED"):
+                return dict(run)
+        time.sleep(0.5)
+    raise AssertionError(f"no run was woken within {timeout} s")
+
+
 def test_up_runs_schedules_until_it_is_told_to_stop(tmp_path: Path):
     """A schedule fires a real run in a worker's process, by itself; SIGTERM ends all within 15 s.
 
+    The event of a batch that landed starts one too, long before its schedule of an hour would.
     A second `up` is refused, status and doctor use the first, and a stream whose file is gone is
     no longer watched, one that changed is watched anew. (On SQLAlchemy 2.1 the servers look healthy
     and no run ever comes.)
@@ -100,6 +114,10 @@ def test_up_runs_schedules_until_it_is_told_to_stop(tmp_path: Path):
 
         write_stream(tmp_path, "1h")
         await_text(log, "(1h)", timeout=20)
+        assert tell_landed(tmp_path, "reviews", "b1", 30)
+        run = woken_run(servers.prefect.api, timeout=60)
+        assert (run["name"], run["state_name"]) == ("reviews", "Nothing pending"), run["state"]
+
         doctor = bhpeft("doctor", "--home", tmp_path, "--json")
         checks = {check["name"]: check for check in json.loads(doctor.stdout)}
         assert checks["schedule"]["well"], checks["schedule"]["detail"]
