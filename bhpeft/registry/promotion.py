@@ -17,11 +17,12 @@ the champion back to where the log says.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
 
-from bhpeft.errors import RegistryError, StaleParent
+from bhpeft.errors import NotAllowed, RegistryError, StaleParent
 from bhpeft.registry import lineage
 from bhpeft.registry.move_checks import (
     Overtaken,
@@ -46,6 +47,8 @@ from bhpeft.registry.records import (
     unique,
 )
 from bhpeft.registry.versions import Versions
+
+logger = logging.getLogger(__name__)
 
 Lock = Callable[[], AbstractContextManager[object]]
 
@@ -84,6 +87,10 @@ class Promotion:
                 raise stale(version, champion, expected_parent)
             if version.decision in (REFUSED, SUPERSEDED) and not despite_refusal:
                 raise not_promotable(version)
+            if version.decision != PROMOTED:
+                # A person's act: whoever may not write on the version or its run is told before
+                # anything has moved.
+                self._versions.tag(version, decided_by=by)
             made = self._new(stream, "promote", by, champion, number, reason)
             return [self._make(made, version)]
 
@@ -212,7 +219,14 @@ class Promotion:
         if aliases.get(CHAMPION) != number:
             raise stale(version, aliases.get(CHAMPION), number)
         if aliases.get(CANDIDATE) == number:
+            self._forget_candidate(stream)
+
+    def _forget_candidate(self, stream: str) -> None:
+        """Take the alias away; an approver may lack MLflow's right to, and the next round does."""
+        try:
             self._versions.point(stream, CANDIDATE, None)
+        except NotAllowed as problem:
+            logger.info("%s@candidate stays until the next round: %s", stream, problem)
 
     def _found(self, stream: str, number: int) -> Version:
         found = self._versions.one(stream, number)
@@ -224,7 +238,8 @@ class Promotion:
             self._look_around(move, version, run_id)
             if self._log.state(run_id) == "open":
                 self.apply(move, version)
-        except StaleParent as problem:
+        except (StaleParent, NotAllowed) as problem:
+            # Left open it would be finished by the next round, with that one's rights.
             # One that another process has finished meanwhile did happen, and stays in the log.
             if self._log.state(run_id) == "open":
                 self._log.abandon(run_id, problem.message)

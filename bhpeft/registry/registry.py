@@ -70,7 +70,8 @@ class Registry:
 
     def candidate(self, stream: str) -> Version | None:
         """Return the version learned last, if it was not promoted."""
-        return self._at(stream, CANDIDATE)
+        found = self._at(stream, CANDIDATE)
+        return None if found is not None and CHAMPION in found.aliases else found
 
     def version(self, stream: str, number: int) -> Version:
         """Return one version.
