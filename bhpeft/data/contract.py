@@ -72,7 +72,8 @@ class Contract:
     """Hold what a stream's batches must look like.
 
     `label` is the column of the answers; `labels` are its values where they are listed, as strings
-    in the order of the contract, whatever the column's type is.
+    in the order of the contract, whatever the column's type is. `options` are the columns an answer
+    chooses from, in the order of their labels; a row without the last of them has nulls there.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Contract:
     text: str
     label: str
     labels: tuple[str, ...]
+    options: tuple[str, ...] = ()
     key: str | None = None
     slices: tuple[str, ...] = ()
     event_time: str | None = None
@@ -98,6 +100,7 @@ class Contract:
     def always_present(self) -> tuple[str, ...]:
         """Return the columns a batch must have: the required ones and those with a role."""
         roles = {self.text, self.label, self.key, self.event_time, *self.slices}
+        roles.update(self.options)
         return tuple(c.name for c in self.columns if c.required or c.name in roles)
 
     def column(self, name: str) -> Column:
@@ -130,6 +133,7 @@ def load_contract(path: Path | str, needs: Needs = Classification.needs) -> Cont
     columns = tuple(_column(p, roles.get(p.name, ()), needs, path) for p in table.properties)
     by_role = _by_role(roles)
     text, label = _text_and_answer(by_role, needs, path)
+    labels = _labels(columns, label, path) if needs.listed else ()
     rows = odcs_rules.row_rules(table, path)
     return Contract(
         name=document.name or document.id,
@@ -137,7 +141,8 @@ def load_contract(path: Path | str, needs: Needs = Classification.needs) -> Cont
         columns=columns,
         text=text,
         label=label,
-        labels=_labels(columns, label, path) if needs.listed else (),
+        labels=labels,
+        options=_options(by_role, needs, labels, path),
         key=_at_most_one(by_role, "key", path),
         slices=tuple(by_role.get("slice", ())),
         event_time=_at_most_one(by_role, "event_time", path),
@@ -168,7 +173,7 @@ def _text_and_answer(by_role: dict[str, list[str]], needs: Needs, path: Path) ->
     Raises:
         ContractFileError: one is missing, or a column plays a part the task has no use for.
     """
-    for role in by_role.keys() - {*needs.roles, *odcs.ANY_TASK}:
+    for role in by_role.keys() - {*needs.roles, needs.options, *odcs.ANY_TASK}:
         raise ContractFileError(
             f"{path} gives a column the role {role!r}",
             found=", ".join(by_role[role]),
@@ -186,6 +191,26 @@ def _text_and_answer(by_role: dict[str, list[str]], needs: Needs, path: Path) ->
     return str(found[needs.roles[0]]), str(found[needs.answer])
 
 
+def _options(
+    by_role: dict[str, list[str]], needs: Needs, labels: tuple[str, ...], path: Path
+) -> tuple[str, ...]:
+    """Return the columns of the options.
+
+    Raises:
+        ContractFileError: there are not as many as labels.
+    """
+    columns = by_role.get(needs.options, []) if needs.options else []
+    if needs.options and len(columns) != len(labels):
+        raise ContractFileError(
+            f"{path} does not have one column of options for each answer",
+            found=f"{len(columns)} columns with the role {needs.options!r}",
+            expected=f"{len(labels)}, for the answers {', '.join(labels)}",
+            remedy="Give every option's column that role, in the order of the answers; a row with "
+            "fewer options has nulls in the last of them.",
+        )
+    return tuple(columns)
+
+
 def _at_most_one(by_role: dict[str, list[str]], role: str, path: Path) -> str | None:
     columns = by_role.get(role, [])
     if len(columns) > 1:
@@ -201,7 +226,11 @@ def _at_most_one(by_role: dict[str, list[str]], role: str, path: Path) -> str | 
 def _column(declared: Any, roles: tuple[str, ...], needs: Needs, path: Path) -> Column:
     where = f"{path}, column {declared.name!r}"
     kind = odcs.logical_type(declared, ARROW_TYPES, where)
-    allowed = {"text": ("string",), needs.answer: needs.types, "event_time": ("timestamp",)}
+    allowed: dict[str, tuple[str, ...]] = {
+        needs.roles[0]: ("string",),
+        needs.options: ("string",),
+    }
+    allowed |= {needs.answer: needs.types, "event_time": ("timestamp",)}
     for role in roles:
         if kind not in allowed.get(role, (kind,)):
             raise ContractFileError(

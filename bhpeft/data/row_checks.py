@@ -16,6 +16,7 @@ from bhpeft.data.contract import Contract
 from bhpeft.data.repeats import Repeats
 from bhpeft.data.rows import conform, part_rows
 from bhpeft.data.schema import Reason, expectation, pandera_schema
+from bhpeft.tasks.choice import is_there
 
 CHUNK_ROWS = 32_768
 EXAMPLES = 5
@@ -58,13 +59,14 @@ def row_reasons(batch: Batch, contract: Contract, latest: datetime) -> list[Reas
     schema = pandera_schema(contract)
     findings: Findings = {}
     unique = {c.name: Repeats([c.name]) for c in contract.columns if c.unique}
-    same = Repeats([contract.text, contract.label])
+    same = Repeats([contract.text, *contract.options[:2], contract.label])
     for start, rows in part_rows(batch, CHUNK_ROWS):
         frame = _frame(rows, start, contract, findings)
         if frame is None:
             continue
         _judge(frame, schema, findings)
         _judge_time(frame, contract.event_time, latest, findings)
+        _judge_options(frame, contract, findings)
         for repeats in (*unique.values(), same):
             repeats.add(frame)
     repeated = {(name, "unique"): repeats.rows() for name, repeats in unique.items()}
@@ -139,6 +141,23 @@ def _judge_time(
     ahead = frame[column][frame[column] > pd.Timestamp(latest)]
     if len(ahead):
         findings.setdefault((column, "future"), Finding()).add(ahead.index, ahead)
+
+
+def _judge_options(frame: pd.DataFrame, contract: Contract, findings: Findings) -> None:
+    """Find answers that are none of their row's options, and options that leave one out."""
+    if not contract.options:
+        return
+    there = frame[list(contract.options)].map(is_there).to_numpy(dtype=bool)
+    count = there.cumprod(axis=1).sum(axis=1)
+    place = {label: position for position, label in enumerate(contract.labels)}
+    answers = [place.get(str(answer), 0) for answer in frame[contract.label]]
+    for check, wrong in (
+        ("options", (count < there.sum(axis=1)) | (count < 2)),
+        ("no such option", np.asarray(answers) >= count),
+    ):
+        if wrong.any():
+            finding = findings.setdefault((contract.label, check), Finding())
+            finding.add(frame.index[wrong], frame[contract.label][wrong])
 
 
 def _add_repeats(

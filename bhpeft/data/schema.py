@@ -81,6 +81,8 @@ def expectation(column: Column, check: str) -> str:
         "unknown value": f"one of {', '.join(str(value) for value in column.values)}",
         "pattern": f"the pattern {column.pattern}",
         "infinite": "a finite number",
+        "options": "two options or more, without a gap between them",
+        "no such option": "the label of one of the row's options",
         "range": _range_in_words(column),
         "future": "a time that has come",
         "unique": "every value once",

@@ -48,7 +48,7 @@ def build_model(spec: Spec, arithmetic: Arithmetic = PLAIN) -> AdaptedModel:
         predicted.outputs(spec.labels),
         spec.pooling or None,
         generator=Generator().manual_seed(spec.seed),
-        head=predicted.head,
+        head=predicted.head(spec.labels),
     )
     return model.to(chosen_device())
 

@@ -104,6 +104,19 @@ class Predictor:
         said = self.probabilities(texts, draws)
         return self.task.predict(said, spec.labels, spec.abstain_above)
 
+    def choose(
+        self,
+        questions: Sequence[str],
+        options: Sequence[Sequence[str]],
+        draws: int | None = None,
+    ) -> pd.DataFrame:
+        """Return the task's answer to each question among its own options, as `predict` does."""
+        spec = self.state.spec
+        asked = self.task.inputs(questions, options, spec.labels)
+        said = self.probabilities(asked, draws)
+        said = self.task.restricted(said, np.array([len(row) for row in options], dtype=np.int64))
+        return self.task.predict(said, spec.labels, spec.abstain_above)
+
     def embeddings(self, texts: Sequence[str]) -> np.ndarray:
         """Return the frozen base's vector of each text, (N, d) float32."""
         out = np.empty((len(texts), self.model.head.width), dtype=np.float32)

@@ -13,7 +13,7 @@ posterior are the noise that belongs here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -30,14 +30,12 @@ from bhpeft.methods.sampled import tile
 from bhpeft.methods.sites import INPUT
 from bhpeft.models.fold import Fold
 from bhpeft.models.frozen_layers import FrozenLayers
-from bhpeft.models.heads import Head, LinearHead
+from bhpeft.models.heads import HeadFactory, LinearHead
 from bhpeft.models.last_layer import last_layer_of
 from bhpeft.models.load import LoadedBase
 from bhpeft.models.pooling import POOLINGS, POSITIONS, mean_pooled
 
 Minibatch = Mapping[str, Tensor]
-# base, how many numbers a row, generator → head
-HeadFactory = Callable[[LoadedBase, int, Generator], Head]
 
 
 class AdaptedModel:

@@ -6,15 +6,16 @@ them is put in place the same way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 
+from bhpeft.errors import ModelError
 from bhpeft.methods import Site
 from bhpeft.methods.sampled import sampled_linear
-from bhpeft.models.load import LoadedBase
+from bhpeft.models.load import LoadedBase, vocabulary_of
 
 # BERT's initialiser range, which every Hugging Face classification head starts from.
 HEAD_STD = 0.02
@@ -44,6 +45,10 @@ class Head(Protocol):
     def to(self, device: torch.device | str) -> object:
         """Move it, in place."""
         ...
+
+
+# base, how many numbers a row, generator → head
+HeadFactory = Callable[[LoadedBase, int, Generator], Head]
 
 
 class LinearHead(nn.Module):
@@ -97,3 +102,44 @@ class GaussianHead(LinearHead):
         """Return the sites of weight, bias and log-variance."""
         name = "head.log_variance"
         return [*super().sites(), Site(name, name, self, "log_variance", 1)]
+
+
+class WordHead(nn.Module):
+    """A causal language model's frozen output rows for a few words, at the last token."""
+
+    pooling = "last"
+    rows: tuple[str, ...] = ()
+
+    def __init__(self, base: LoadedBase, words: Sequence[str]):
+        super().__init__()
+        self.width = int(base.model.config.hidden_size)
+        weight = vocabulary_of(base)[tokens_of(base, words)].detach().float()
+        self.register_buffer("weight", weight)
+
+    def forward(self, pooled: Tensor, minibatch: Mapping[str, Tensor]) -> Tensor:
+        """Map pooled (rows, d) to the logits of the words (rows, len(words))."""
+        weight = self.get_buffer("weight")
+        return pooled.to(weight.dtype) @ weight.T
+
+    def sites(self) -> list[Site]:
+        """Return nothing: what the language model says is all there is."""
+        return []
+
+
+def tokens_of(base: LoadedBase, words: Sequence[str]) -> list[int]:
+    """Return the one token each word is when it follows others.
+
+    Raises:
+        ModelError: a word is more than one token, or two are the same.
+    """
+    found = [base.tokenizer.encode(f" {word}", add_special_tokens=False) for word in words]
+    unknown = base.tokenizer.unk_token_id
+    wrong = [w for w, ids in zip(words, found, strict=True) if len(ids) != 1 or ids[0] == unknown]
+    if wrong or len({ids[0] for ids in found}) < len(words):
+        raise ModelError(
+            "The labels of the options are not one token each to this model",
+            found=", ".join(wrong or words),
+            expected="different words of one token each, such as A, B, C and D",
+            remedy="List such labels in the contract.",
+        )
+    return [ids[0] for ids in found]

@@ -26,7 +26,8 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -38,8 +39,10 @@ from transformers import (
 from transformers.utils import logging
 
 from bhpeft.errors import ModelError
+from bhpeft.methods import architecture_of
 
 # Everything a tokenizer or a model of ours reads; in particular no pickles and no Python.
+OUTPUT_ROWS = "lm_head.weight"
 _WANTED = ("*.safetensors", "*.json", "*.txt", "*.model")
 
 
@@ -116,6 +119,38 @@ def identify(
 def in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> LoadedBase:
     """Wrap a model that is already loaded; its fingerprint is that of its tensors."""
     return LoadedBase(_ready(model), _with_padding(tokenizer, name), fingerprint_of(model), name)
+
+
+def vocabulary_of(base: LoadedBase) -> Tensor:
+    """Return a causal language model's output rows, (vocabulary, d).
+
+    Raises:
+        ModelError: the base is no causal language model, or its output rows are not there.
+    """
+    config = base.model.config
+    # An encoder sees what it is to predict; its family says so by where it pools.
+    if architecture_of(base.model).pooling != "last":
+        raise ModelError(
+            f"The base model {base.name!r} is no causal language model",
+            found=f"model_type {config.model_type!r}",
+            expected="a decoder, such as a Llama, Qwen or GPT-2",
+            remedy="Use such a base for this task.",
+        )
+    if config.tie_word_embeddings:
+        tied: Tensor = base.model.get_input_embeddings().weight
+        return tied
+    folder, _ = _folder(base.name, base.revision)
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as tensors:
+            if OUTPUT_ROWS in tensors.keys():  # noqa: SIM118
+                found: Tensor = tensors.get_tensor(OUTPUT_ROWS)
+                return found.to(base.model.device)
+    raise ModelError(
+        f"The base model {base.name!r} has no output rows",
+        found=f"no {OUTPUT_ROWS} in its safetensors",
+        expected="a checkpoint saved with its language-model head, or tied embeddings",
+        remedy="Use the checkpoint of the causal language model.",
+    )
 
 
 def fingerprint_of(model: PreTrainedModel) -> str:

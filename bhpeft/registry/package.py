@@ -183,7 +183,12 @@ def _pack(
         mlflow_model=model,
         pip_requirements=pip_requirements(),
         model_config={"sha256": checksums(folder)},
-        input_example=pd.DataFrame({"text": ["a text"]}),
+        input_example=pd.DataFrame(
+            {
+                name: [["one", "another"] if kind == "strings" else "a text"]
+                for name, kind in predicted.asked.items()
+            }
+        ),
     )
     return staging / "model"
 
@@ -191,9 +196,12 @@ def _pack(
 def _signature(predicted: Task) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array, DataType
+
+    asked, kinds = predicted.asked, {"strings": Array(DataType.string)}
 
     return ModelSignature(
-        inputs=Schema([ColSpec("string", "text")]),
+        inputs=Schema([ColSpec(kinds.get(kind, kind), name) for name, kind in asked.items()]),
         outputs=Schema([ColSpec(kind, name) for name, kind in predicted.answers.items()]),
         # -1 stands for the version's own number of draws: MLflow wants a number here.
         params=ParamSchema([ParamSpec("draws", "integer", -1)]),

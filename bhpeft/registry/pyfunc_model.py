@@ -42,12 +42,16 @@ class PosteriorModel(PythonModel):
 
         Args:
             context: MLflow's; not used.
-            model_input: the texts.
+            model_input: the texts; or a frame with columns `question` and `options`, a list each.
             params: `draws`, how many draws of the posterior to average; 0 for its mean, a negative
                 number for the version's own.
         """
         draws = int((params or {}).get("draws", -1))
-        return self._predictor.predict(texts_of(model_input), draws=None if draws < 0 else draws)
+        count = None if draws < 0 else draws
+        if isinstance(model_input, pd.DataFrame) and "options" in model_input.columns:
+            questions, options = model_input["question"], model_input["options"]
+            return self._predictor.choose(list(questions), [list(row) for row in options], count)
+        return self._predictor.predict(texts_of(model_input), draws=count)
 
 
 def texts_of(model_input: pd.DataFrame | pd.Series | Sequence[str]) -> list[str]:

@@ -11,11 +11,26 @@ import pandas as pd
 from bhpeft.data.contract import Contract
 from bhpeft.learning.predict import Predictor
 from bhpeft.tasks import Task
+from bhpeft.tasks.choice import is_there
 
 
 def inputs_of(predicted: Task, rows: pd.DataFrame, contract: Contract) -> list[Any]:
-    """Return what a model is given of each row: its text."""
-    return list(rows[contract.text])
+    """Return what a model is given of each row: its text, with its options if it has some."""
+    options = rows[list(contract.options)].to_numpy(dtype=object).tolist()
+    return predicted.inputs(rows[contract.text].tolist(), options, contract.labels)
+
+
+def options_of(rows: pd.DataFrame, contract: Contract, known: np.ndarray) -> np.ndarray:
+    """Return from how many labels each row may choose, (N,).
+
+    Args:
+        rows: what is asked.
+        contract: what their columns mean.
+        known: (N,), how many labels each row's batch knew; 0 is all.
+    """
+    if not contract.options:
+        return known
+    return rows[list(contract.options)].map(is_there).sum(axis=1).to_numpy(dtype=np.int64)
 
 
 def targets_of(predicted: Task, rows: pd.DataFrame, contract: Contract) -> np.ndarray:
@@ -27,7 +42,7 @@ def said_of(
     predictor: Predictor,
     rows: pd.DataFrame,
     contract: Contract,
-    options: np.ndarray,
+    known: np.ndarray,
     watch: Callable[[int], None],
 ) -> np.ndarray:
     """Return what each draw of a version says of rows, among the labels each of them knows.
@@ -36,11 +51,11 @@ def said_of(
         predictor: the version.
         rows: what is asked.
         contract: what their columns mean.
-        options: (N,), how many labels each row knows; 0 is all.
+        known: (N,), how many labels each row's batch knew; 0 is all.
         watch: told how many rows are done.
 
     Returns:
         (S, N, K) float64.
     """
     draws = predictor.probabilities(inputs_of(predictor.task, rows, contract), watch=watch)
-    return predictor.task.restricted(draws, options)
+    return predictor.task.restricted(draws, options_of(rows, contract, known))

@@ -24,7 +24,7 @@ from bhpeft.learning.plan import Plan
 from bhpeft.learning.state import Spec
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.tokens import Chunk, TokenTable
-from bhpeft.rounds.asked import inputs_of, targets_of
+from bhpeft.rounds.asked import inputs_of, options_of, targets_of
 from bhpeft.rounds.labels import known_to, known_to_rows
 from bhpeft.rounds.memory import BATCH
 from bhpeft.rounds.replay import NOTHING, Replay
@@ -99,8 +99,8 @@ def take_in(
         model.base.tokenizer,
         stream.model.max_length,
         cache,
-        content=f"{batch.digest} {split} {limit} {contract.text} {contract.label} "
-        f"{contract.labels} {labels} {replay.digest}",
+        content=f"{stream.task} {batch.digest} {split} {limit} {contract.text} {contract.options} "
+        f"{contract.label} {contract.labels} {labels} {replay.digest}",
         numbers=not predicted.needs.listed,
     )
     # Where the table was there before, nothing has been read yet.
@@ -170,7 +170,7 @@ def _training_chunks(
         rows = chunk.iloc[mine]
         targets = targets_of(predicted, rows, contract)
         survey.see(chunk, sides, targets)
-        options = [labels] * len(mine)
+        options = options_of(rows, contract, np.full(len(rows), labels)).tolist()
         numbers = (mine + first).tolist()
         yield inputs_of(predicted, rows, contract), targets.tolist(), numbers, options
         first, taken = first + len(chunk), taken + len(mine)
@@ -183,11 +183,11 @@ def _rehearsed(
     if not rows.empty:
         # Rehearsed rows are not rows of this batch, hence no row number of it.
         labels = targets_of(predicted, rows, contract).tolist()
-        options = known_to_rows(rows[BATCH], learned).tolist()
+        options = options_of(rows, contract, known_to_rows(rows[BATCH], learned)).tolist()
         yield inputs_of(predicted, rows, contract), labels, [-1] * len(rows), options
 
 
 def _frames(batch: Batch, contract: Contract) -> Iterator[pd.DataFrame]:
-    columns = [contract.text, contract.label, *contract.slices]
+    columns = [contract.text, *contract.options, contract.label, *contract.slices]
     for chunk in read_rows(batch, contract, CHUNK_ROWS):
         yield chunk.select(list(dict.fromkeys(columns))).to_pandas()

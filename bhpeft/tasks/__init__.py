@@ -4,6 +4,7 @@ task              what a task has to say: the interface
 scored            what judging needs to know of rows a model was tried on
 classification    one of several labels
 regression        a number
+choice            one of a row's own options, by a causal language model
 
 To add a task: write a frozen dataclass with the methods of `Task`, and add a line to `TASKS`, or
 name it in the stream file as `package.module:Class`. Importing this loads no torch, since the
@@ -18,6 +19,7 @@ from typing import Any
 
 from bhpeft.errors import ConfigError, did_you_mean
 from bhpeft.plugins import resolve
+from bhpeft.tasks.choice import Choice
 from bhpeft.tasks.classification import Classification
 from bhpeft.tasks.regression import Regression
 from bhpeft.tasks.scored import Figures, Headline, Quality, Scored
@@ -38,6 +40,7 @@ __all__ = [
 TASKS: dict[str, type[Any]] = {
     "classification": Classification,
     "regression": Regression,
+    "choice": Choice,
 }
 
 

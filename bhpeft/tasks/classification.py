@@ -15,10 +15,9 @@ from bhpeft.tasks.task import Needs
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Generator, Tensor
+    from torch import Tensor
 
-    from bhpeft.models.heads import Head
-    from bhpeft.models.load import LoadedBase
+    from bhpeft.models.heads import HeadFactory
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,7 @@ class Classification:
         roles=("text", "label"), answer="label", types=("string", "integer"), listed=True
     )
     figures: ClassVar[Figures] = FIGURES
+    asked: ClassVar[Mapping[str, str]] = MappingProxyType({"text": "string"})
     answers: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
             "label": "string",
@@ -44,11 +44,17 @@ class Classification:
         """Return itself: labels have no units."""
         return self
 
-    def head(self, base: LoadedBase, outputs: int, generator: Generator) -> Head:
+    def head(self, labels: Sequence[str]) -> HeadFactory:
         """Return a linear head with a row for each label."""
         from bhpeft.models.heads import LinearHead
 
-        return LinearHead(base, outputs, generator)
+        return LinearHead
+
+    def inputs(
+        self, texts: Sequence[str], options: Sequence[Sequence[Any]], labels: Sequence[str]
+    ) -> list[str]:
+        """Return the texts."""
+        return list(texts)
 
     def outputs(self, labels: Sequence[str]) -> int:
         """Return C."""

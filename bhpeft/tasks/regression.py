@@ -22,10 +22,9 @@ from bhpeft.tasks.task import Needs
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Generator, Tensor
+    from torch import Tensor
 
-    from bhpeft.models.heads import Head
-    from bhpeft.models.load import LoadedBase
+    from bhpeft.models.heads import HeadFactory
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class Regression:
         roles=("text", "target"), answer="target", types=("number", "integer"), listed=False
     )
     figures: ClassVar[Figures] = FIGURES
+    asked: ClassVar[Mapping[str, str]] = MappingProxyType({"text": "string"})
     answers: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
             "value": "double",
@@ -61,11 +61,17 @@ class Regression:
             return self
         return replace(self, mean=float(tally[0]), std=float(tally[1]) or 1.0)
 
-    def head(self, base: LoadedBase, outputs: int, generator: Generator) -> Head:
+    def head(self, labels: Sequence[str]) -> HeadFactory:
         """Return a linear head for the mean, with the log-variance beside it."""
         from bhpeft.models.heads import GaussianHead
 
-        return GaussianHead(base, 1, generator)
+        return GaussianHead
+
+    def inputs(
+        self, texts: Sequence[str], options: Sequence[Sequence[Any]], labels: Sequence[str]
+    ) -> list[str]:
+        """Return the texts."""
+        return list(texts)
 
     def outputs(self, labels: Sequence[str]) -> int:
         """Return 2: a mean and a log-variance, in units of the first round's answers."""

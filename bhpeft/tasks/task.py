@@ -15,10 +15,9 @@ from bhpeft.tasks.scored import Figures
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Generator, Tensor
+    from torch import Tensor
 
-    from bhpeft.models.heads import Head
-    from bhpeft.models.load import LoadedBase
+    from bhpeft.models.heads import HeadFactory
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,14 @@ class Needs:
         answer: which of them is to be predicted; empty where a row is its own answer.
         types: the logical types its column may have.
         listed: whether the contract must list its values.
+        options: the role of the columns an answer chooses from, one for each listed value.
     """
 
     roles: tuple[str, ...]
     answer: str
     types: tuple[str, ...]
     listed: bool
+    options: str = ""
 
 
 class Task(Protocol):
@@ -57,6 +58,11 @@ class Task(Protocol):
         ...
 
     @property
+    def asked(self) -> Mapping[str, str]:
+        """Return the columns `predict` is given, each with its MLflow type or "strings"."""
+        ...
+
+    @property
     def answers(self) -> Mapping[str, str]:
         """Return the columns that `predict` adds to a row, each with its MLflow type."""
         ...
@@ -65,8 +71,14 @@ class Task(Protocol):
         """Return the task as it is once the first round's training rows are tallied."""
         ...
 
-    def head(self, base: LoadedBase, outputs: int, generator: Generator) -> Head:
-        """Return the head that turns hidden states into `outputs` numbers a row."""
+    def head(self, labels: Sequence[str]) -> HeadFactory:
+        """Return what makes the head that turns hidden states into `outputs` numbers a row."""
+        ...
+
+    def inputs(
+        self, texts: Sequence[str], options: Sequence[Sequence[Any]], labels: Sequence[str]
+    ) -> list[str]:
+        """Return what a model reads of rows: the text, with its options where it has some."""
         ...
 
     def outputs(self, labels: Sequence[str]) -> int:

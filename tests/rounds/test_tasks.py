@@ -21,6 +21,8 @@ from bhpeft.stream import read_stream
 from bhpeft.tasks.section import Predicted
 from tests.rounds.conftest import Chain, Steps, begin
 from tests.rounds.reviews import CONTRACT, reviews
+from tests.tasks.questions import CONTRACT as QUESTIONS
+from tests.tasks.questions import questions
 
 # Every gate judges these small sets and none refuses: what is tried is that they can judge.
 LENIENT: dict[str, Any] = {
@@ -246,3 +248,43 @@ def test_a_label_taken_away_or_renamed_is_refused_by_name(
     path.write_text(SHADES.replace("[mixed, bad, good]", labels), encoding="utf-8")
     with pytest.raises(StateError, match=told):
         in_learned_order(load_contract(path), chain.state(2).spec)
+
+
+SMOLLM2 = Path(__file__).parents[2] / ".cache" / "smollm2"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SMOLLM2.is_dir(), reason="`make setup` puts SmolLM2 into .cache/smollm2")
+def test_smollm2_answers_questions_round_after_round(registry: Registry, tmp_path: Path) -> None:
+    """A real language model, questions of two or three options, the real registry."""
+    chain = begin(registry, tmp_path, "asked")
+    chain.stream.contract.write_text(QUESTIONS, encoding="utf-8")
+    model = chain.stream.model.model_copy(
+        update={"base": str(SMOLLM2), "layers": 2, "max_length": 64}
+    )
+    data = chain.stream.data.model_copy(update={"holdout": 0.4, "replay_rows": 10})
+    gates = {**LENIENT, "accuracy": {"margin": 99.0, "min_rows": 10.0}}
+    chain = chain.changed(task=Predicted(name="choice"), model=model, data=data, gates=gates)
+    for batch_id in ("q1", "q22"):
+        steps = Steps()
+        outcome = chain.learn(deliver(chain, questions(batch_id, 50), batch_id), steps)
+        assert outcome.decision == "promoted", outcome.reason
+    verdicts = {verdict["gate"]: verdict["outcome"] for verdict in outcome.verdicts}
+    for gate in ("nll", "accuracy", "forgetting", "slices", "calibration", "rejection"):
+        assert verdicts[gate] == "pass", gate
+    trial = steps.results["examine"]
+    two = (trial.evidence.holdout.rows["kind"] == "two").to_numpy()
+    said = trial.evidence.holdout.candidate.probabilities
+    assert (said[:, two, 2] == 0).all()
+    assert (said[:, ~two, 2] > 0).all()
+    np.testing.assert_allclose(said.sum(-1), 1.0)
+    asked = pd.DataFrame(
+        {
+            "question": ["Which of these is an animal?"] * 2,
+            "options": [["plum", "horse"], ["cow", "pear", "grape"]],
+        }
+    )
+    frame = registry.load("asked").predict(asked)
+    assert set(frame["label"]) <= {"A", "B", "C"}
+    assert frame["label"][0] != "C"
+    assert frame["entropy"][0] <= np.log(2) + 1e-9

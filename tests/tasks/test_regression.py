@@ -45,7 +45,7 @@ def test_a_fit_learns_mean_and_noise(tmp_path: Path) -> None:
         [problems.method("lora", problems.SETTINGS["lora"])],
         2,
         generator=tiny.generator(3),
-        head=spec.predicted.head,
+        head=spec.predicted.head(spec.labels),
     )
     start = first_state(model, spec, BH_PEFT, texts[:6], tiny.generator())
     chunk = (texts, answers.tolist(), list(range(rows)))
