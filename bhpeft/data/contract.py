@@ -71,9 +71,10 @@ class Column:
 class Contract:
     """Hold what a stream's batches must look like.
 
-    `label` is the column of the answers; `labels` are its values where they are listed, as strings
-    in the order of the contract, whatever the column's type is. `options` are the columns an answer
-    chooses from, in the order of their labels; a row without the last of them has nulls there.
+    `label` is the column of the answers, empty where a row is its own; `labels` are its values
+    where they are listed, as strings in the order of the contract, whatever the column's type is.
+    `options` are the columns an answer chooses from, in the order of their labels; a row without
+    the last of them has nulls there.
     """
 
     name: str
@@ -95,6 +96,11 @@ class Contract:
     def arrow(self) -> pa.Schema:
         """Return the schema in which a batch's rows are read."""
         return pa.schema([pa.field(c.name, c.arrow, nullable=not c.required) for c in self.columns])
+
+    @property
+    def answer(self) -> tuple[str, ...]:
+        """Return the column of the answers, if a row is not its own."""
+        return (self.label,) if self.label else ()
 
     @property
     def always_present(self) -> tuple[str, ...]:
@@ -188,7 +194,7 @@ def _text_and_answer(by_role: dict[str, list[str]], needs: Needs, path: Path) ->
                 expected=f"one property with the role {role!r}",
                 remedy=f"Add to that property: {_ROLE_EXAMPLE % role}",
             )
-    return str(found[needs.roles[0]]), str(found[needs.answer])
+    return str(found[needs.roles[0]]), found.get(needs.answer) or ""
 
 
 def _options(

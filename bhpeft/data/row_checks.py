@@ -59,7 +59,7 @@ def row_reasons(batch: Batch, contract: Contract, latest: datetime) -> list[Reas
     schema = pandera_schema(contract)
     findings: Findings = {}
     unique = {c.name: Repeats([c.name]) for c in contract.columns if c.unique}
-    same = Repeats([contract.text, *contract.options[:2], contract.label])
+    same = Repeats([contract.text, *contract.options[:2], *contract.answer])
     for start, rows in part_rows(batch, CHUNK_ROWS):
         frame = _frame(rows, start, contract, findings)
         if frame is None:

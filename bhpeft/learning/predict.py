@@ -19,6 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 from bhpeft.learning.state import AdapterState
+from bhpeft.methods import bypassed
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.arithmetic import PLAIN, Arithmetic
 from bhpeft.models.encode import encode, padded
@@ -79,19 +80,28 @@ class Predictor:
         if self.state.posterior.size == 0:
             members = self.state.spec.members
             count = min(count, members) if members > 1 else 0
-        folded = max(1, FOLDED_ROWS // max(1, count))
+        with self.model.swapped(self.weights(count)):
+            return self._said(texts, max(1, count), watch)
+
+    def base_says(self, texts: Sequence[str]) -> np.ndarray:
+        """Return what the frozen base says of each row with every method left out, (1, N, K)."""
+        with bypassed(self.model.sites):
+            return self._said(texts, 1, None)
+
+    def _said(self, texts: Sequence[str], draws: int, watch: Watch | None) -> np.ndarray:
+        folded = max(1, FOLDED_ROWS // draws)
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         said: list[np.ndarray] = []
-        with torch.no_grad(), self.model.swapped(self.weights(count)):
+        with torch.no_grad():
             for begin in range(0, len(texts), folded):
                 rows = order[begin : begin + folded]
                 minibatch = self.encode([texts[row] for row in rows])
                 logits = self.model.logits(minibatch) / self.state.spec.temperature
-                said.append(self.task.draws(logits.reshape(max(1, count), len(rows), -1)))
+                said.append(self.task.draws(logits.reshape(draws, len(rows), -1)))
                 if watch:
                     watch(len(rows))
         if not said:
-            return self.task.draws(torch.empty(max(1, count), 0, self.model.labels))
+            return self.task.draws(torch.empty(draws, 0, self.model.labels))
         return np.concatenate(said, axis=1)[:, np.argsort(order)]
 
     def predict(self, texts: Sequence[str], draws: int | None = None) -> pd.DataFrame:

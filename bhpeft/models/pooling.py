@@ -38,6 +38,8 @@ def last_position(mask: Tensor) -> Tensor:
 POSITIONS: dict[str, Position] = {"first": first_position, "last": last_position}
 
 POOLINGS: dict[str, Pooling] = {
+    # For heads that read every token: nothing is pooled.
+    "every": lambda hidden, mask: hidden,
     "mean": mean_pooled,
     "first": lambda hidden, mask: taken(hidden, first_position(mask)),
     "last": lambda hidden, mask: taken(hidden, last_position(mask)),

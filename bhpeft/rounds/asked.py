@@ -35,7 +35,8 @@ def options_of(rows: pd.DataFrame, contract: Contract, known: np.ndarray) -> np.
 
 def targets_of(predicted: Task, rows: pd.DataFrame, contract: Contract) -> np.ndarray:
     """Return each row's answer as the task's number, (N,): a label's place in the list, say."""
-    return predicted.targets(rows[contract.label].tolist(), contract.labels)
+    answers = rows[contract.label].tolist() if contract.label else [None] * len(rows)
+    return predicted.targets(answers, contract.labels)
 
 
 def said_of(

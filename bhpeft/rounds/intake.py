@@ -188,6 +188,6 @@ def _rehearsed(
 
 
 def _frames(batch: Batch, contract: Contract) -> Iterator[pd.DataFrame]:
-    columns = [contract.text, *contract.options, contract.label, *contract.slices]
+    columns = [contract.text, *contract.options, *contract.answer, *contract.slices]
     for chunk in read_rows(batch, contract, CHUNK_ROWS):
         yield chunk.select(list(dict.fromkeys(columns))).to_pandas()

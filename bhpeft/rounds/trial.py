@@ -100,7 +100,7 @@ def put_to_trial(
             "seconds": trained.fitted.seconds,
             **_cost(candidate, reigning, asked),
         },
-        known=intake.known,
+        known=candidate.base_says(asked) if candidate.task.against_base else intake.known,
     )
     report = build_report(evidence, seed=stream.learning.seed)
     return Trial(

@@ -4,6 +4,7 @@ task              what a task has to say: the interface
 scored            what judging needs to know of rows a model was tried on
 classification    one of several labels
 regression        a number
+causal_lm         the next token of a text
 choice            one of a row's own options, by a causal language model
 
 To add a task: write a frozen dataclass with the methods of `Task`, and add a line to `TASKS`, or
@@ -19,6 +20,7 @@ from typing import Any
 
 from bhpeft.errors import ConfigError, did_you_mean
 from bhpeft.plugins import resolve
+from bhpeft.tasks.causal_lm import CausalLM
 from bhpeft.tasks.choice import Choice
 from bhpeft.tasks.classification import Classification
 from bhpeft.tasks.regression import Regression
@@ -41,6 +43,7 @@ TASKS: dict[str, type[Any]] = {
     "classification": Classification,
     "regression": Regression,
     "choice": Choice,
+    "causal_lm": CausalLM,
 }
 
 

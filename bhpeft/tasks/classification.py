@@ -30,6 +30,7 @@ class Classification:
     )
     figures: ClassVar[Figures] = FIGURES
     asked: ClassVar[Mapping[str, str]] = MappingProxyType({"text": "string"})
+    against_base: ClassVar[bool] = False
     answers: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
             "label": "string",

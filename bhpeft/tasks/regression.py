@@ -41,6 +41,7 @@ class Regression:
     )
     figures: ClassVar[Figures] = FIGURES
     asked: ClassVar[Mapping[str, str]] = MappingProxyType({"text": "string"})
+    against_base: ClassVar[bool] = False
     answers: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
             "value": "double",

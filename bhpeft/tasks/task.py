@@ -63,6 +63,11 @@ class Task(Protocol):
         ...
 
     @property
+    def against_base(self) -> bool:
+        """Say whether a first round has to beat the frozen base itself, which has an answer too."""
+        ...
+
+    @property
     def answers(self) -> Mapping[str, str]:
         """Return the columns that `predict` adds to a row, each with its MLflow type."""
         ...

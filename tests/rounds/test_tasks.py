@@ -16,9 +16,11 @@ from bhpeft.judgement.gates import check_settings
 from bhpeft.learning.predict import Predictor
 from bhpeft.registry import Registry
 from bhpeft.rounds.labels import in_learned_order
-from bhpeft.rounds.training import model_of
+from bhpeft.rounds.spec import model_of
 from bhpeft.stream import read_stream
 from bhpeft.tasks.section import Predicted
+from tests import tiny
+from tests.learning import problems
 from tests.rounds.conftest import Chain, Steps, begin
 from tests.rounds.reviews import CONTRACT, reviews
 from tests.tasks.questions import CONTRACT as QUESTIONS
@@ -288,3 +290,54 @@ def test_smollm2_answers_questions_round_after_round(registry: Registry, tmp_pat
     assert set(frame["label"]) <= {"A", "B", "C"}
     assert frame["label"][0] != "C"
     assert frame["entropy"][0] <= np.log(2) + 1e-9
+
+
+PLAIN = """\
+apiVersion: v3.1.0
+kind: DataContract
+id: urn:bhpeft:texts
+name: texts
+version: 1.0.0
+status: active
+schema:
+  - name: texts
+    properties:
+      - name: text
+        logicalType: string
+        required: true
+        logicalTypeOptions: {minLength: 1}
+        customProperties: [{property: bhpeft.role, value: text}]
+"""
+
+
+def test_a_language_model_learns_texts_and_is_judged_by_its_tokens(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """No accuracy anywhere; the first round is judged against the base itself."""
+    chain = begin(registry, tmp_path, "texts")
+    chain.stream.contract.write_text(PLAIN, encoding="utf-8")
+    model = tiny.base("llama").model
+    model.config.tie_word_embeddings = True
+    model.save_pretrained(tmp_path / "base")
+    tiny.tokenizer().save_pretrained(tmp_path / "base")
+    asked = {"base": str(tmp_path / "base"), "layers": None}
+    chain = chain.changed(
+        task=Predicted(name="causal_lm"),
+        model=chain.stream.model.model_copy(update=asked),
+        gates=LENIENT,
+    )
+    for batch_id, seed in (("t1", 1), ("t2", 2)):
+        frame = pd.DataFrame({"text": problems.texts(140, seed)})
+        outcome = chain.learn(deliver(chain, frame.drop_duplicates(), batch_id), Steps())
+        assert outcome.decision == "promoted", outcome.reason
+        against = "baseline" if batch_id == "t1" else "champion"
+        assert np.isfinite(outcome.metrics[f"{against}/perplexity"])
+        assert outcome.metrics["holdout/tokens"] > 50
+    verdicts = {verdict["gate"]: verdict["outcome"] for verdict in outcome.verdicts}
+    assert verdicts["nll"] == verdicts["forgetting"] == "pass"
+    assert verdicts["calibration"] == verdicts["rejection"] == "not_evaluable"
+    assert not {"accuracy", "rmse"} & verdicts.keys()
+    assert not any("accuracy" in name for name in outcome.metrics)
+    told = registry.load("texts").predict(pd.DataFrame({"text": ["w5 w6 w7"]}))
+    assert told["tokens"][0] == 2
+    assert told["perplexity"][0] == pytest.approx(np.exp(told["nll"][0]))

@@ -26,6 +26,7 @@ ANSWERS = {
     "classification": ("no", "yes"),
     "regression": (),
     "choice": ("w5", "w9"),
+    "causal_lm": (),
 }
 CASES = [
     (name, family, kind)
@@ -34,6 +35,7 @@ CASES = [
         "classification": ("bert", "llama"),
         "regression": ("bert", "llama"),
         "choice": ("llama",),
+        "causal_lm": ("llama",),
     }.items()
     for family in families
     # Llama has no biases.
