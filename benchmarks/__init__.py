@@ -39,4 +39,6 @@ BENCHMARKS: dict[str, float] = {
     "epoch": 150,
     "rows": 180,
     "stream_tokens": 45,
+    "overhead": 90,
+    "rounds": 240,
 }

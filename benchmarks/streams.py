@@ -44,12 +44,6 @@ schema:
              arguments: {validValues: [negative, positive]}, mustBe: 0}
 """
 
-# Every gate off: figures are about rounds that promote, whatever the rows.
-GATES = (
-    "sanity", "posterior", "nll", "accuracy", "calibration", "forgetting", "slices", "rejection",
-    "budget",
-)  # fmt: skip
-
 
 def stream(home: Path, name: str = "opinions", sections: str = "") -> Stream:
     """Write a stream's files into `home` and read them back.
