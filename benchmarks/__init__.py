@@ -41,4 +41,5 @@ BENCHMARKS: dict[str, float] = {
     "stream_tokens": 45,
     "overhead": 90,
     "rounds": 240,
+    "time_to_accuracy": 240,
 }
