@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bhpeft.judgement.figures import figures
 from bhpeft.judgement.gates import Decision
 from bhpeft.judgement.table import gate_table
@@ -142,6 +144,8 @@ def _parameters(stream: Stream, ready: Ready, trained: Trained) -> dict[str, obj
         "contract_version": ready.intake.contract.version,
         "device": str(ready.model.device),
         **in_words(ready.model.model),
+        "threads": torch.get_num_threads(),
+        "frozen_layers": ready.model.frozen_layers,
         **{f"method/{name}": json.dumps(dict(settings)) for name, settings in spec.methods.items()},
         **{f"plan/{name}": value for name, value in plan.items()},
     }

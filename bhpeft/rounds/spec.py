@@ -8,6 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bhpeft.data.contract import Contract
 from bhpeft.errors import StateError
 from bhpeft.learning.build import build_model, check_gauge
@@ -66,6 +68,9 @@ def spec_of(stream: Stream, contract: Contract, parent: AdapterState | None = No
 def model_of(stream: Stream, contract: Contract, parent: AdapterState | None) -> AdaptedModel:
     """Build the stream's model, and make sure the parent's posterior can be continued on it.
 
+    Where the stream file names a number of threads, the process computes with so many from here on:
+    torch knows one number for all models, and what is fastest is measured with it.
+
     Raises:
         BaseModelMismatch: the base model's weights are others.
         StateError: the stream file now asks for other methods, labels, λ, …
@@ -73,6 +78,8 @@ def model_of(stream: Stream, contract: Contract, parent: AdapterState | None) ->
     spec = spec_of(stream, contract, parent)
     if parent is not None:
         _check_continues(spec, parent.spec)
+    if stream.model.threads is not None:
+        torch.set_num_threads(stream.model.threads)
     model = build_model(spec, Arithmetic(stream.model.dtype, stream.model.attention))
     if parent is not None:
         parent.check_base(model.base.fingerprint)

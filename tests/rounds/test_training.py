@@ -74,6 +74,20 @@ def test_the_same_batch_is_learned_the_same_way_again(home: Chain, first: Adapte
     assert not same(other.posterior, first.posterior)
 
 
+def test_a_round_computes_with_the_streams_threads_and_else_with_the_operators(home: Chain) -> None:
+    """What OMP_NUM_THREADS or torch was told stands until a stream file says otherwise."""
+    before = torch.get_num_threads()
+    named = home.stream.model.model_copy(update={"threads": before + 1})
+    try:
+        model_of(home.stream, home.contract, None)
+        assert torch.get_num_threads() == before
+        stream = home.stream.model_copy(update={"model": named})
+        model_of(stream, home.contract, None)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("megabytes", [0, 64])
 def test_what_frozen_layers_make_of_the_rows_is_kept_within_the_streams_limit(
     home: Chain, tmp_path: Path, megabytes: int
