@@ -92,9 +92,9 @@ class Stage:
         shutil.rmtree(home)
         _notes(home).unlink(missing_ok=True)
 
-    def judge(self, home: Path, story: str) -> list[str]:
+    def judge(self, home: Path, story: str, zombie: bool = False) -> list[str]:
         """Return what is not as it must be, or not as in the story told undisturbed."""
-        ended = in_child(lambda _: _look(home), SLOWEST)
+        ended = in_child(lambda _: _look(home, zombie), SLOWEST)
         if ended.killed or "error" in ended.said:
             return [f"it could not be looked at: {ended.said}"]
         found, end = list(ended.said["violations"]), self.undisturbed[story].end
@@ -147,11 +147,11 @@ def _notes(home: Path) -> Path:
     return home.with_name(home.name + ".done")
 
 
-def _look(home: Path) -> dict[str, Any]:
+def _look(home: Path, zombie: bool = False) -> dict[str, Any]:
     world = opened(home)
     where = world.stream, world.registry
     return {
-        "violations": invariants.violations(*where),
+        "violations": invariants.violations(*where, zombie),
         "fates": invariants.fates(*where),
         "posteriors": [list(link) for link in invariants.posteriors(*where)],
     }

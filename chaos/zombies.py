@@ -45,7 +45,7 @@ def _suspended(stage: Stage, run: Run, target: tuple[str, int]) -> Run:
     if ended.said is not None:
         run.violations.append(f"the zombie failed: {ended.said}")
     _go_on(home, run, (("drain",),))
-    run.violations += stage.judge(home, run.story)
+    run.violations += stage.judge(home, run.story, zombie=True)
     run.seconds = round(time.monotonic() - began, 2)
     stage.forget(home)
     return run
