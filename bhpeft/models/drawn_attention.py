@@ -80,7 +80,7 @@ def projected(module: nn.Module, x: Tensor) -> Projected:
     made = Projected(F.linear(x, linear.weight, linear.bias))  # type: ignore[arg-type]
     if isinstance(module, LoRALinear) and module.active:
         made = made.plus(
-            _low_rank(x, module.a.to(x.dtype), (module.scaling * module.b).to(x.dtype))
+            _low_rank(x, module.a.to(x.dtype), (module.scaling * module.outer).to(x.dtype))
         )
     bias = module._modules.get("bhpeft_bitfit")
     if isinstance(bias, BiasDelta) and bias.active:

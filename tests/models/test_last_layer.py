@@ -181,6 +181,7 @@ def test_in_fewer_bits_the_difference_is_rounding(family, dtype):
 
 DRAWN = {
     "lora": [LoRA()],
+    "core": [LoRA(parameterisation="core")],
     "all projections": None,
     "union": SETS["union"][:-1],
     "biases": SETS["biases"],
