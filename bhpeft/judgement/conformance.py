@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import cache
 from inspect import Parameter, signature
 from types import MappingProxyType
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -92,7 +92,12 @@ def example_reports() -> Mapping[str, RoundReport]:
     broken = Categorical(np.full((2, 120, 2), np.nan), labels)
     nothing = Categorical(np.empty((2, 0, 2)), labels[:0])
 
-    def evidence(candidate: Scored, champion: Scored | None, on: pd.DataFrame) -> Evidence:
+    def evidence(
+        candidate: Scored,
+        champion: Scored | None,
+        on: pd.DataFrame,
+        fidelity: Mapping[str, Any] | None = None,
+    ) -> Evidence:
         return Evidence(
             labels=("negative", "positive"),
             holdout=Comparison("holdout", on, candidate, champion),
@@ -100,14 +105,15 @@ def example_reports() -> Mapping[str, RoundReport]:
             slices=("kind",),
             posterior=_HEALTHY,
             cost=_COST,
+            fidelity=fidelity,
         )
 
     bare = Evidence(("negative", "positive"), Comparison("holdout", rows, good, fair))
     found = {
-        "good": evidence(good, fair, rows),
-        "bad": evidence(wrong, good, rows),
+        "good": evidence(good, fair, rows, _FAITHFUL),
+        "bad": evidence(wrong, good, rows, _FAITHFUL | {"kl_ratio": 9.0, "rank_gap": -0.5}),
         "empty": evidence(nothing, nothing, rows[:0]),
-        "nan": evidence(broken, good, rows),
+        "nan": evidence(broken, good, rows, _FAITHFUL | {"kl": math.nan, "kl_ratio": math.nan}),
         "nan champion": evidence(good, broken, rows),
         "bare": bare,
         "first": evidence(good, None, rows),
@@ -130,6 +136,17 @@ _COST = {
     "milliseconds_per_row": 5.0,
     "champion_state_bytes": 1e6,
     "champion_milliseconds_per_row": 5.0,
+}
+_FAITHFUL = {
+    "predictor": "last_layer",
+    "rows": 32,
+    "draws": 100,
+    "kl": 0.01,
+    "kl_ratio": 0.6,
+    "rank_correlation": 0.9,
+    "rank_gap": 0.01,
+    "cost": 1.1,
+    "others": {},
 }
 
 

@@ -15,7 +15,7 @@ from inspect import Parameter, signature
 from typing import Any, Literal
 
 from bhpeft.errors import StreamFileError, did_you_mean
-from bhpeft.judgement.gates_health import budget, drift, posterior
+from bhpeft.judgement.gates_health import budget, drift, fidelity, posterior
 from bhpeft.judgement.gates_quality import (
     accuracy,
     calibration,
@@ -43,6 +43,7 @@ GATES: Mapping[str, Gate] = {
     "calibration": calibration,
     "rejection": rejection,
     "posterior": posterior,
+    "fidelity": fidelity,
     "drift": drift,
     "budget": budget,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 from bhpeft.judgement.report import RoundReport
 from bhpeft.judgement.verdict import Verdict, at_most, unknown
 
@@ -68,6 +70,32 @@ def drift(report: RoundReport) -> Verdict:
     else:
         reason = f"drift in {', '.join(names)}, none of it extreme"
     return Verdict("drift", "pass", share, None, reason)
+
+
+def fidelity(
+    report: RoundReport, *, kl_ratio: float = 2.0, rank_gap: float = 0.2, slack_nats: float = 1e-3
+) -> Verdict:
+    """Hold the candidate where its predictor says something else than its posterior does.
+
+    Its KL to the gold may be `kl_ratio` times that of ten independent draws of all weights, which
+    is what everyone predicts with, and its mutual information may rank rows worse than theirs by
+    `rank_gap` of rank correlation. The limits leave room for what some thirty rows leave open. A KL
+    under `slack_nats` is none. The candidate is not at fault, so a person looks: another predictor
+    can be named in the stream file.
+    """
+    found = report.fidelity
+    if found is None:
+        return unknown("fidelity", "the predictor was not measured against its posterior")
+    ratio, gap, nats = (float(found[name]) for name in ("kl_ratio", "rank_gap", "kl"))
+    if not (isfinite(ratio) and isfinite(gap) and isfinite(nats)):
+        return unknown("fidelity", "what the predictor or the gold said is not finite")
+    close, ranks = ratio <= kl_ratio or nats <= slack_nats, gap >= -rank_gap
+    reason = (
+        f"{found['predictor']}: {nats:.2g} nats from the gold, {ratio:.2g} of ten draws' (allowed "
+        f"{kl_ratio:g}); ranks {gap:+.2g} to theirs (allowed {-rank_gap:g})"
+    )
+    value, limit = (gap, -rank_gap) if close and not ranks else (ratio, kl_ratio)
+    return Verdict("fidelity", "pass" if close and ranks else "hold", value, limit, reason)
 
 
 def budget(report: RoundReport, *, ratio: float = 1.5, slack_milliseconds: float = 2.0) -> Verdict:

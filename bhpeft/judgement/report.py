@@ -35,6 +35,9 @@ class Evidence:
             "kl_by_block", "rho_travel_met"}; a None is "does not apply".
         cost: {"seconds", "state_bytes", "milliseconds_per_row"} and the champion's
             "champion_state_bytes", "champion_milliseconds_per_row", None in the first round.
+        fidelity: how close the candidate's predictor comes to the posterior predictive:
+            {"predictor", "rows", "draws", "kl", "kl_ratio", "rank_correlation", "rank_gap", "cost",
+            "others"}, or None where it was not measured.
         known: what the task tallied on the training rows, such as the label shares, for the
             baseline of the first round.
     """
@@ -46,6 +49,7 @@ class Evidence:
     drift: DriftReport | None = None
     posterior: Mapping[str, Any] = field(default_factory=dict)
     cost: Mapping[str, float | None] = field(default_factory=dict)
+    fidelity: Mapping[str, Any] | None = None
     known: np.ndarray | None = None
 
 
@@ -64,7 +68,7 @@ class RoundReport:
             "surprise_sd". None in the first round; the memory's entries are None without
             regression sets.
         drift: `DriftReport.as_dict()`, or None.
-        posterior, cost: as in `Evidence`.
+        posterior, cost, fidelity: as in `Evidence`.
     """
 
     labels: tuple[str, ...]
@@ -75,6 +79,7 @@ class RoundReport:
     drift: Mapping[str, Any] | None
     posterior: Mapping[str, Any]
     cost: Mapping[str, float | None]
+    fidelity: Mapping[str, Any] | None = None
 
     @property
     def first(self) -> bool:
@@ -123,6 +128,7 @@ def build_report(evidence: Evidence, *, seed: int = 0) -> RoundReport:
         drift=None if evidence.drift is None else evidence.drift.as_dict(),
         posterior=dict(evidence.posterior),
         cost=dict(evidence.cost),
+        fidelity=None if evidence.fidelity is None else dict(evidence.fidelity),
     )
 
 
@@ -165,6 +171,7 @@ def _named(report: RoundReport) -> Iterator[tuple[str, float | None]]:
     yield from _posterior(report.posterior)
     for name, value in report.cost.items():
         yield f"cost/{name}", value
+    yield from _fidelity(report.fidelity or {})
 
 
 def _sets(report: RoundReport) -> Iterator[tuple[str, float | None]]:
@@ -208,6 +215,15 @@ def _drift(drift: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
         yield f"drift/{name}", drift.get(name)
     for name, column in drift.get("columns", {}).items():
         yield f"drift/column/{name}", column["value"]
+
+
+def _fidelity(fidelity: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
+    for name, value in fidelity.items():
+        if isinstance(value, (int, float)):
+            yield f"fidelity/{name}", value
+    for other, numbers in fidelity.get("others", {}).items():
+        for name, value in numbers.items():
+            yield f"fidelity/{other}/{name}", value
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """Predict with fixed draws of the posterior, and say how sure the prediction is.
 
-The S draws are fixed by the version's seed and the same for every input, so that a row's score
-never depends on the rows beside it. All S are folded into one forward pass.
+The draws are fixed by the version's seed and the same for every input, so that a row's score never
+depends on the rows beside it. Which weights are drawn is the version's predictor's business
+(`bhpeft.learning.predictors`); all draws are folded into one forward pass.
 
 Source: method notes §5; `bhpeft.posterior.predictive` for the decomposition of uncertainty.
 """
@@ -16,21 +17,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
+from bhpeft.learning.predictors import FOLDED_ROWS, PREDICTORS, Recipe, full, weights_of
 from bhpeft.learning.state import AdapterState
 from bhpeft.methods import bypassed
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.arithmetic import PLAIN, Arithmetic
 from bhpeft.models.encode import encode, padded
-from bhpeft.posterior import unflatten
+from bhpeft.plugins import resolve
 from bhpeft.tasks import Task
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# Rows times draws of one forward pass: fills the matrix units and fits any memory.
-FOLDED_ROWS = 256
 
 Watch = Callable[[int], None]
 
@@ -75,34 +74,40 @@ class Predictor:
 
         S = 1 for draws = 0, and for a point estimate, which has nothing to draw; an ensemble has
         as many draws as members at most.
+
+        Args:
+            texts: the rows.
+            draws: of all weights, whatever the version's predictor is; None for the predictor.
+            watch: called with the rows done.
         """
-        count = self.state.spec.draws if draws is None else draws
-        if self.state.posterior.size == 0:
-            members = self.state.spec.members
-            count = min(count, members) if members > 1 else 0
-        with self.model.swapped(self.weights(count)):
-            return self._said(texts, max(1, count), watch)
+        return self.task.draws(self.logits(texts, self.recipe(draws), watch))
 
     def base_says(self, texts: Sequence[str]) -> np.ndarray:
         """Return what the frozen base says of each row with every method left out, (1, N, K)."""
         with bypassed(self.model.sites):
-            return self._said(texts, 1, None)
+            return self.task.draws(self.logits(texts, Recipe({}, 1, FOLDED_ROWS)))
 
-    def _said(self, texts: Sequence[str], draws: int, watch: Watch | None) -> np.ndarray:
-        folded = max(1, FOLDED_ROWS // draws)
+    def recipe(self, draws: int | None = None) -> Recipe:
+        """Return how the version predicts, or with so many draws of all weights."""
+        spec = self.state.spec
+        if draws is not None or self.state.posterior.size == 0:
+            return full(self.model, self.state, spec.draws if draws is None else draws)
+        chosen = resolve("predictor", spec.predictor, PREDICTORS)
+        return chosen(self.model, self.state, spec.draws)
+
+    def logits(self, texts: Sequence[str], recipe: Recipe, watch: Watch | None = None) -> Tensor:
+        """Return the logits of each text under each draw of a recipe, (S, N, outputs)."""
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        said: list[np.ndarray] = []
-        with torch.no_grad():
-            for begin in range(0, len(texts), folded):
-                rows = order[begin : begin + folded]
+        said = [recipe.finish(torch.empty(recipe.draws, 0, self.model.labels))]
+        with torch.no_grad(), self.model.swapped(recipe.weights):
+            for begin in range(0, len(texts), recipe.rows):
+                rows = order[begin : begin + recipe.rows]
                 minibatch = self.encode([texts[row] for row in rows])
                 logits = self.model.logits(minibatch) / self.state.spec.temperature
-                said.append(self.task.draws(logits.reshape(draws, len(rows), -1)))
+                said.append(recipe.finish(logits.reshape(recipe.draws, len(rows), -1)).cpu())
                 if watch:
                     watch(len(rows))
-        if not said:
-            return self.task.draws(torch.empty(draws, 0, self.model.labels))
-        return np.concatenate(said, axis=1)[:, np.argsort(order)]
+        return torch.cat(said, dim=1)[:, np.argsort(order)]
 
     def predict(self, texts: Sequence[str], draws: int | None = None) -> pd.DataFrame:
         """Return the task's answer to each text, how sure it is, and whether it abstains.
@@ -149,12 +154,4 @@ class Predictor:
         An ensemble's draws are its members; for 0 it is the first of them, since the mean of
         members that started apart is none of them.
         """
-        q = self.state.posterior.to(self.model.device)
-        point = {name: value.to(self.model.device) for name, value in self.state.point.items()}
-        if self.state.spec.members > 1:
-            return {name: value[:draws] if draws else value[0] for name, value in point.items()}
-        if draws == 0 or q.size == 0:
-            return unflatten(q.mean, q.shapes) | point
-        generator = Generator().manual_seed(self.state.spec.seed)
-        noise = q.noise(generator, draws, antithetic=draws % 2 == 0)
-        return unflatten(q.at(noise), q.shapes) | point
+        return weights_of(self.model, self.state, draws)

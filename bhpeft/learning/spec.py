@@ -45,6 +45,8 @@ class Spec:
         gauge: hash of the factors the chain started from; posteriors of different gauges describe
             different coordinates and must not be mixed.
         draws, seed: the fixed draws of the posterior predictive.
+        predictor, scalars: the way to it, and what it needs (`bhpeft.learning.predictors`); states
+            from before there was a choice take all draws.
         abstain_above: predictive entropy in nats above which a prediction abstains.
         absorbed: the batches learned, oldest first.
         tally: what the task keeps of the first round's answers, such as their mean and spread.
@@ -74,6 +76,8 @@ class Spec:
     tally: tuple[float, ...] = ()
     members: int = 1
     temperature: float = 1.0
+    predictor: str = "full"
+    scalars: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def predicted(self) -> Task:

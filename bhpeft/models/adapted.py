@@ -88,6 +88,11 @@ class AdaptedModel:
         return dict(self.sites.shapes)
 
     @property
+    def depth(self) -> int:
+        """Return how many layers the base has."""
+        return len(self._layers)
+
+    @property
     def device(self) -> torch.device:
         """Return where the model computes."""
         device: torch.device = self.model.device

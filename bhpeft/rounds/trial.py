@@ -19,6 +19,7 @@ from bhpeft.judgement.scored import Comparison
 from bhpeft.learning.predict import Predictor
 from bhpeft.learning.state import AdapterState
 from bhpeft.models.adapted import AdaptedModel
+from bhpeft.rounds.answering import settle
 from bhpeft.rounds.asked import inputs_of, said_of, targets_of
 from bhpeft.rounds.intake import Intake
 from bhpeft.rounds.labels import known_to_rows
@@ -79,13 +80,18 @@ def put_to_trial(
     """
     rows, contract = intake.holdout, intake.contract
     counter = _Counter(watch, _rows_to_score(intake, champion, memory))
-    candidate = Predictor(model, trained.state)
+    predicted = trained.state.spec.predicted
+    asked = inputs_of(predicted, rows, contract)
+    side = inputs_of(predicted, intake.selection, contract) or asked
+    answering = settle(
+        stream.prediction, model, trained.state, unlabelled=side, unseen=asked, champion=champion
+    )
+    candidate = Predictor(model, answering.state)
     targets = targets_of(candidate.task, rows, intake.contract)
     options = np.full(len(rows), intake.labels)
     mine = said_of(candidate, rows, contract, options, counter)
     reigning = None if champion is None else Predictor(model, champion)
     theirs = None if reigning is None else said_of(reigning, rows, contract, options, counter)
-    asked = inputs_of(candidate.task, rows, contract)
     vectors = candidate.embeddings(asked)
     known = _known(memory, candidate, contract, counter)
     drift = _drift(stream, candidate.task, intake, theirs, vectors, memory)
@@ -101,6 +107,7 @@ def put_to_trial(
             **_cost(candidate, reigning, asked),
         },
         known=candidate.base_says(asked) if candidate.task.against_base else intake.known,
+        fidelity=answering.fidelity,
     )
     report = build_report(evidence, seed=stream.learning.seed)
     return Trial(
@@ -108,7 +115,9 @@ def put_to_trial(
         report=report,
         decision=decide(report, stream.gates, person_required=stream.approval.required),
         drift=drift,
-        state=trained.state.with_spec(abstain_above=_threshold(stream, candidate, intake, counter)),
+        state=answering.state.with_spec(
+            abstain_above=_threshold(stream, candidate, intake, counter)
+        ),
         memory=_remembered(stream, intake, memory, known, mine, vectors),
     )
 
@@ -163,9 +172,13 @@ def _cost(
 ) -> dict[str, float | None]:
     """Return what a prediction costs each of the two: the fastest of interleaved passes.
 
-    Other processes only ever add time, and interleaving lets both suffer them alike.
+    Other processes only ever add time, and interleaving lets both suffer them alike. Both predict
+    the candidate's way: how much another way costs and gives is its fidelity's matter.
     """
-    pairs = {"": candidate} if champion is None else {"": candidate, "champion_": champion}
+    pairs = {"": candidate}
+    if champion is not None:
+        way = candidate.state.spec.predictor
+        pairs["champion_"] = Predictor(candidate.model, champion.state.with_spec(predictor=way))
     found: dict[str, float | None] = {"champion_state_bytes": None}
     for prefix, predictor in pairs.items():
         found[f"{prefix}state_bytes"] = float(predictor.state.size_bytes)

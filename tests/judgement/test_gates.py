@@ -31,6 +31,17 @@ COST: dict[str, float | None] = {
     "champion_state_bytes": 1e6,
     "champion_milliseconds_per_row": 5.5,
 }
+FAITHFUL: dict[str, Any] = {
+    "predictor": "calibrated",
+    "rows": 32,
+    "draws": 100,
+    "kl": 0.02,
+    "kl_ratio": 0.5,
+    "rank_correlation": 0.9,
+    "rank_gap": 0.0,
+    "cost": 1.1,
+    "others": {"full": {"kl": 0.03, "kl_ratio": 0.75}},
+}
 CALM: dict[str, Any] = {
     "drifted": False,
     "extreme": False,
@@ -55,6 +66,7 @@ def a_round(
             regression=regression,
             posterior=facts.get("posterior", HEALTHY),
             cost=facts.get("cost", COST),
+            fidelity=facts.get("fidelity", FAITHFUL),
         )
     )
     return replace(built, drift=facts.get("drift", CALM))
@@ -365,3 +377,32 @@ def test_a_careless_gate_does_not_conform() -> None:
         with pytest.raises(AssertionError, match=complaint):
             check_gate(gate)
     example_reports.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("change", "outcome"),
+    [
+        ({}, "pass"),
+        ({"kl_ratio": 2.1}, "hold"),
+        ({"kl_ratio": 2.1, "kl": 1e-4}, "pass"),
+        ({"rank_gap": -0.3}, "hold"),
+        ({"kl": float("nan"), "kl_ratio": float("nan")}, "not_evaluable"),
+    ],
+)
+def test_a_predictor_far_from_its_posterior_holds_the_candidate(
+    better: RoundReport, change: dict[str, Any], outcome: str
+) -> None:
+    """The candidate may be good: what answers for it is not, so a person looks."""
+    found = replace(better, fidelity=FAITHFUL | change)
+    verdict = GATES["fidelity"](found)
+    assert verdict.outcome == outcome
+    assert "calibrated" in verdict.reason or outcome == "not_evaluable"
+
+
+def test_fidelity_is_among_the_rounds_metrics(better: RoundReport) -> None:
+    """The chosen predictor's numbers, and beside them those of what else was measured."""
+    metrics = better.metrics()
+    assert metrics["fidelity/kl_ratio"] == 0.5
+    assert metrics["fidelity/full/kl_ratio"] == 0.75
+    assert "fidelity/predictor" not in metrics
+    assert GATES["fidelity"](replace(better, fidelity=None)).outcome == "not_evaluable"

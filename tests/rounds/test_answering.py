@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+
+from bhpeft.errors import ConfigError, UnknownName
+from bhpeft.learning.predict import Predictor
+from bhpeft.methods import method
+from bhpeft.models.adapted import AdaptedModel
+from bhpeft.rounds.answering import Answering, settle
+from bhpeft.stream import Prediction
+from tests import tiny
+from tests.learning import problems
+from tests.learning.test_predictors import version, wide
+
+
+def settled(asked: Prediction, rows: int = 20, champion=None, **options) -> Answering:
+    candidate = wide(version(**options))
+    return settle(
+        asked,
+        candidate.model,
+        candidate.state,
+        unlabelled=problems.texts(40, seed=1),
+        unseen=problems.texts(rows),
+        champion=champion,
+    )
+
+
+def test_auto_measures_every_predictor_and_notes_its_choice_in_the_state():
+    """What was chosen, its numbers, and those of what was not."""
+    found = settled(Prediction(draws=8, fidelity_rows=15, fidelity_draws=40))
+    assert found.fidelity is not None
+    chosen = found.state.spec.predictor
+    assert found.fidelity["predictor"] == chosen
+    assert {chosen, *found.fidelity["others"]} == {"last_layer", "calibrated", "full"}
+    assert (found.fidelity["rows"], found.fidelity["draws"]) == (15, 40)
+    assert found.state.spec.scalars["variance"] > 0
+
+
+def test_a_named_predictor_is_measured_too_but_not_chosen():
+    found = settled(Prediction(predictor="mean", fidelity_draws=40))
+    assert found.state.spec.predictor == "mean"
+    assert found.fidelity["others"] == {}
+    assert found.fidelity["rank_correlation"] == 0.0
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_without_rows_to_measure_on_all_weights_are_drawn(rows: int):
+    found = settled(Prediction(), rows=rows)
+    assert (found.state.spec.predictor, found.fidelity) == ("full", None)
+    found = settled(Prediction(predictor="last_layer", fidelity_rows=rows))
+    assert (found.state.spec.predictor, found.fidelity) == ("last_layer", None)
+
+
+def test_the_champions_predictor_stays_while_it_is_faithful():
+    """Sixty-four draws of all weights are dear, and closer to the gold than ten."""
+    champion = version(predictor="full").state
+    found = settled(Prediction(fidelity_draws=40), champion=champion, draws=64)
+    assert found.state.spec.predictor == "full"
+
+
+def test_a_predictor_nobody_knows_is_refused_before_anything_is_measured():
+    with pytest.raises(UnknownName, match="no predictor called 'lastlayer'"):
+        settled(Prediction(predictor="lastlayer"), rows=0)
+
+
+def test_a_predictor_that_does_not_fit_is_refused_by_name():
+    """One whose last layer has nothing to draw."""
+    made = [method("lora", {"rank": 2, "layers": (0,)})]
+    model = AdaptedModel(tiny.base(), made, 2, generator=tiny.generator(3))
+    candidate = Predictor(model, problems.start(model))
+    with pytest.raises(ConfigError, match="nothing to draw"):
+        settle(
+            Prediction(predictor="last_layer"),
+            model,
+            candidate.state,
+            unlabelled=[],
+            unseen=problems.texts(5),
+            champion=None,
+        )
