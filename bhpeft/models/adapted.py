@@ -220,7 +220,7 @@ class AdaptedModel:
         if self._last is None or not self._last.ready:
             hidden, mask = self._hidden(ids, mask, folds)
             return POOLINGS[self.pooling](hidden, mask)
-        drawn = folds if self.sites.lowest_drawn == len(self._layers) - 1 else 1
+        drawn = folds if self.sites.lowest_drawn == self.depth - 1 else 1
         with self._last.at(POSITIONS[self.pooling](mask), mask.shape[1], drawn):
             hidden, _ = self._hidden(ids, mask, folds // drawn)
         return hidden.squeeze(1)
