@@ -106,7 +106,7 @@ def _learn(spec: Spec, rows: pd.DataFrame, names: Sequence[str], epochs: int) ->
     state = first_state(model, spec, BH_PEFT, texts[:32], source)
     index = {name: place for place, name in enumerate(names)}
     chunk = (texts, [index[str(label)] for label in rows["label"]], list(range(len(texts))))
-    plan = Plan(epochs=epochs, max_epochs=200, learning_rate=2e-3)
+    plan = Plan(epochs=epochs, max_epochs=200, rho_learning_rate=0.1)
     with tempfile.TemporaryDirectory() as folder:
         table = TokenTable.build([chunk], model.base.tokenizer, TOKENS, Path(folder), "rows")
         task = Task(model, state, state.prior, table, plan, BH_PEFT, first=True)

@@ -30,7 +30,8 @@ epochs = 3
 batch_size = 16
 
 [prediction]
-draws = 8              # fixed draws of the posterior; 0 predicts with the mean weights
+predictor = "auto"     # or mean, full, last_layer, calibrated; see docs/method.md
+draws = 8              # fixed draws of "full"; 0 predicts with the mean weights
 abstain_share = 0.1    # this share of known rows abstains: the least certain
 
 # Each gate's limit can be changed, or the gate switched off with `nll = false`.

@@ -158,7 +158,7 @@ def begin(registry: Registry, home: Path, name: str) -> Chain:
                     "rho_learning_rate": 0.6,
                 },
             },
-            "prediction": {"draws": 2},
+            "prediction": {"draws": 2, "fidelity_rows": 6, "fidelity_draws": 20},
             "gates": ALWAYS,
         }
     )
