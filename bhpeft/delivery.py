@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -23,6 +24,8 @@ class Data(Section):
     delta: str = Field("", description="a Delta table instead, whose new rows are the batches")
     delta_rows: int = Field(50_000, ge=1, description="most rows of a batch cut from the table")
     delta_from: int = Field(0, ge=0, description="the table's first version that is learned")
+    backlog: Literal["each", "merge"] = Field("each", description="what a round takes of several")
+    merge_rows: int = Field(20_000, ge=1, description="most rows of merged batches")
     expect_every: str = Field("", description='an alarm when no batch came in, say, "1d"')
     quarantine: Path = Field(Path("quarantine"), description="refused ones are explained here")
     holdout: float = Field(0.2, gt=0, lt=0.9, description="share of rows no training ever sees")

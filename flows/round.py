@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -20,6 +20,7 @@ from flows.outcomes import publish, state_of
 from flows.steps import step_runner
 
 if TYPE_CHECKING:
+    from bhpeft.data.batch import Batch
     from bhpeft.rounds import Outcome, Turn
     from bhpeft.stream import Stream
 
@@ -39,7 +40,7 @@ def round_flow(
 ) -> State[Any]:
     """Learn `batch` of `stream`, or the batch whose turn it is."""
     from bhpeft.registry import Registry
-    from bhpeft.rounds import IO_STEPS, learn, turn
+    from bhpeft.rounds import IO_STEPS, gathered, learn, turn
     from bhpeft.stream import find_stream
 
     config = find_stream(stream, Path(home) if home else None)
@@ -51,6 +52,7 @@ def round_flow(
         partial(turn, config, registry, lock=lock, by=by),
         partial(learn, config, registry=registry, by=by),
         IO_STEPS,
+        partial(gathered, config, registry),
     )
 
 
@@ -60,6 +62,7 @@ def conduct(
     turn: Callable[[], Turn],
     learn: Callable[..., Outcome],
     io_steps: Collection[str],
+    gather: Callable[[Sequence[Batch]], Batch] | None = None,
 ) -> State[Any]:
     """Learn one batch inside the stream's lock; return the state that tells how it ended.
 
@@ -73,6 +76,7 @@ def conduct(
         turn: says whose turn it is, and why nobody's.
         learn: `rounds.learn`, short of its batch, its step runner and its lock.
         io_steps: names of the steps that may be retried.
+        gather: says how many of those that follow are learned with it; none unless given.
     """
     run = step_runner({*io_steps, "turn"})
     ensure_limits(stream.name)
@@ -84,7 +88,10 @@ def conduct(
             return nothing_to_learn(f"{stream.name} · {batch or 'no batch'}", found.why)
         lock = partial(promotion_lock, stream.name)
         with telling_failure(stream.name, waiting[0].batch_id, run, turn):
-            outcome = learn(batch=waiting[0], run=run, lock=lock, progress=_progress.get())
+            chosen = waiting[0]
+            if gather and not found.later:
+                chosen = gather(able[able.index(chosen) :])
+            outcome = learn(batch=chosen, run=run, lock=lock, progress=_progress.get())
     publish(outcome)
     state = state_of(outcome)
     facts = {"batch_id": outcome.batch_id, "version": outcome.version, "url": outcome.run_url}

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -29,6 +29,7 @@ __all__ = [
     "safe_name",
     "Batch",
     "Unreadable",
+    "merged",
     "open_batch",
     "landed",
     "incomplete",
@@ -50,6 +51,7 @@ class Batch:
         manifest: what its files hold.
         digest: the identity of its content.
         origin: its address in a store or table; empty where it landed in `folder` itself.
+        members: the batches it was merged from, oldest first; it goes by the name of the first.
     """
 
     stream: str
@@ -58,6 +60,12 @@ class Batch:
     manifest: Manifest
     digest: str
     origin: str = ""
+    members: tuple[Batch, ...] = ()
+
+    @property
+    def each(self) -> tuple[Batch, ...]:
+        """Return the landed batches it is: its members, or itself."""
+        return self.members or (self,)
 
     @property
     def address(self) -> str:
@@ -82,7 +90,24 @@ class Batch:
     @property
     def paths(self) -> tuple[Path, ...]:
         """Return the parts' files in the order of the manifest, which is the order of the rows."""
-        return tuple(self.folder / part.name for part in self.manifest.files)
+        return tuple(one.folder / part.name for one in self.each for part in one.manifest.files)
+
+
+def merged(batches: Sequence[Batch]) -> Batch:
+    """Return batches as one whose rows are all of theirs, in order; a single one as it is."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    manifest = first.manifest.model_copy(
+        update={
+            "files": tuple(part for one in batches for part in one.manifest.files),
+            "rows": sum(one.rows for one in batches),
+            "event_time": max(one.event_time for one in batches),
+        }
+    )
+    digest = digest_of([one.digest for one in batches])
+    origin = f"{first.address} and {len(batches) - 1} more"
+    return replace(first, manifest=manifest, digest=digest, origin=origin, members=tuple(batches))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ shortage    running out of memory, by name
 from __future__ import annotations
 
 from bhpeft.rounds.approval import approve, expire, reject, supersede
-from bhpeft.rounds.backlog import landing_of, pending
+from bhpeft.rounds.backlog import gathered, landing_of, pending
 from bhpeft.rounds.learn import (
     IO_STEPS,
     Outcome,
@@ -37,6 +37,7 @@ __all__ = [
     "learn",
     "pending",
     "landing_of",
+    "gathered",
     "set_unreadable_aside",
     "roll_back",
     "turn",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bhpeft.data.batch import Batch
+from collections.abc import Sequence
+
+from bhpeft.data.batch import Batch, merged
 from bhpeft.data.landings import Landing, Place, landing_at
 from bhpeft.data.quarantine import quarantined
 from bhpeft.registry import Book, Failure, Registry
@@ -42,6 +44,34 @@ def waiting(stream: Stream, book: Book) -> tuple[Batch, ...]:
     # What a rollback made pending keeps the order it was learned in, whatever its event times.
     again = {digest: position for position, digest in enumerate(book.relearning)}
     return tuple(sorted(found.values(), key=lambda one: again.get(one.digest, len(again))))
+
+
+def gathered(stream: Stream, registry: Registry, following: Sequence[Batch]) -> Batch:
+    """Return what one round learns of the batches whose turn it is: the first, or several merged.
+
+    Only what landed under the first one's version of the contract is merged with it, and nothing
+    that has failed: a batch that brings rounds down is then alone in them, and is the one parked.
+
+    Args:
+        stream: its `[data] backlog` and `merge_rows`.
+        registry: knows which batches have failed.
+        following: at least one batch, oldest first.
+    """
+    if stream.data.backlog == "each" or len(following) == 1:
+        return following[0]
+    book, chosen, rows = registry.book(stream.name), [following[0]], following[0].rows
+    alone = {batch.digest for batch in following if book.failures_in_a_row(batch.digest)}
+    # What a rollback made pending is learned again as it was: one by one, in its old order.
+    alone |= set(book.relearning)
+    if following[0].digest in alone:
+        return following[0]
+    for batch in following[1:]:
+        rows += batch.rows
+        same = batch.contract_version == following[0].contract_version
+        if rows > stream.data.merge_rows or not same or batch.digest in alone:
+            break
+        chosen.append(batch)
+    return merged(chosen)
 
 
 def settled(stream: Stream, registry: Registry) -> dict[str, str]:

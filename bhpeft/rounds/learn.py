@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bhpeft.data.batch import Batch, Unreadable
+from bhpeft.data.batch import Batch, Unreadable, merged
 from bhpeft.data.check import check
 from bhpeft.data.contract import Contract, load_contract
 from bhpeft.data.quarantine import quarantine, quarantined
@@ -77,7 +77,7 @@ def learn(
 
     Args:
         stream: the stream.
-        batch: the landed batch.
+        batch: the landed batch, or several merged; a malformed one takes no other down with it.
         registry: where versions and aliases live.
         run: calls each step; `direct`, or a flow's task runner.
         lock: makes the context under which the alias may be moved.
@@ -97,13 +97,12 @@ def learn(
         return _outcome(stream, batch, finished.parent, _taken_up(finished, registry), began)
     _refuse_repetition(stream, batch, registry, parent)
     contract = load_contract(stream.contract, stream.task.value.needs)
-    try:
-        batch = run(stage_batch, stream, batch, contract)
-        run(check_batch, batch, contract)
-    except BatchError as problem:
-        url = run(set_aside, stream, batch, registry, problem)
+    sound, ended = _sound(stream, batch, contract, registry, run)
+    if not sound:
+        problem, url = ended[-1]
         return _quarantined(stream, batch, parent, problem, url, began)
-    earlier = registry.attempt(stream.name, parent.number if parent else None, batch.digest)
+    batch = merged(sound)
+    earlier = registry.attempt(stream.name, parent.number if parent else None, sound[0].digest)
     if earlier is None:
         made = _make_version(stream, batch, contract, registry, parent, run, progress)
     else:
@@ -118,6 +117,22 @@ def find_parent(
     """Return the champion, after mending what a crash may have left half done, and the mending."""
     mended = registry.repair(stream.name, lock=lock)
     return registry.champion(stream.name), mended
+
+
+def _sound(
+    stream: Stream, batch: Batch, contract: Contract, registry: Registry, run: Run
+) -> tuple[list[Batch], list[tuple[BatchError, str | None]]]:
+    """Return those of a round's batches that can be learned, and why the others are set aside."""
+    sound: list[Batch] = []
+    aside: list[tuple[BatchError, str | None]] = []
+    for one in batch.each:
+        try:
+            here = run(stage_batch, stream, one, contract)
+            run(check_batch, here, contract)
+            sound.append(here)
+        except BatchError as problem:
+            aside.append((problem, run(set_aside, stream, one, registry, problem)))
+    return sound, aside
 
 
 def stage_batch(stream: Stream, batch: Batch, contract: Contract) -> Batch:
@@ -168,7 +183,14 @@ def _make_version(
 
     number = parent.number if parent else None
     with (
-        registry.round_run(stream.name, batch.batch_id, digest=batch.digest, parent=number) as page,
+        registry.round_run(
+            # A failure counts for the first of merged batches, which is then tried alone.
+            stream.name,
+            batch.batch_id,
+            digest=batch.each[0].digest,
+            parent=number,
+            tags={"batch_ids": [one.batch_id for one in batch.each]},
+        ) as page,
         tempfile.TemporaryDirectory(prefix="bhpeft-") as desk,
         shortage.named(),
     ):
@@ -223,7 +245,7 @@ def roll_back(
 
 def _finished(batch: Batch, champion: Version | None, mended: list[Move]) -> Version | None:
     """Return the version of this batch whose promotion a crash had cut off and repair has made."""
-    if champion is None or batch.digest not in champion.batches:
+    if champion is None or not {one.digest for one in batch.each} & set(champion.batches):
         return None
     moved = any(move.to_version == champion.number for move in mended)
     return champion if moved else None
@@ -239,11 +261,15 @@ def _taken_up(version: Version, registry: Registry) -> Any:
 def _refuse_repetition(
     stream: Stream, batch: Batch, registry: Registry, parent: Version | None
 ) -> None:
-    if parent is None or batch.digest not in registry.learned(stream.name, parent.number):
+    if parent is None:
+        return
+    learned = registry.learned(stream.name, parent.number)
+    again = next((one for one in batch.each if one.digest in learned), None)
+    if again is None:
         return
     raise BatchAlreadyLearned(
-        f"The batch {batch.stream}/{batch.batch_id} has been learned already",
-        found=f"its fingerprint {batch.digest[:12]} in the chain of v{parent.number}",
+        f"The batch {again.stream}/{again.batch_id} has been learned already",
+        found=f"its fingerprint {again.digest[:12]} in the chain of v{parent.number}",
         expected="a batch the champion's chain does not hold",
         remedy="Learning it twice would count every row twice; nothing was changed.",
     )

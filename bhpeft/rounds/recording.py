@@ -83,6 +83,8 @@ def register(
         decision=decision,
         description=gate_table(trial.decision),
         tags={
+            "batch_ids": [one.batch_id for one in ready.intake.batch.each],
+            "batch_digests": [one.digest for one in ready.intake.batch.each],
             "reason": reason,
             "drift": drift,
             "verdicts": verdicts,

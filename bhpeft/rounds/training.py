@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,6 +35,9 @@ STD_FLOOR, STD_CEILING = 1e-3, 2.0
 
 # Rows on which the spread of real keys and values is measured for the prefix's first prior.
 MEASURED_ROWS = 32
+
+# Rows read at a time to count whose they are.
+COUNTED_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -165,16 +168,24 @@ def _selection(stream: Stream, intake: Intake, parent: AdapterState | None) -> S
 def _described(
     state: AdapterState, stream: Stream, intake: Intake, chosen: Variant, rho: float
 ) -> AdapterState:
-    batch = intake.batch
-    absorbed = Absorbed(
-        batch.batch_id, batch.digest, intake.own_rows, intake.labels, batch.contract_version
-    )
     return state.with_spec(
         kl_weight=chosen.kl_weight,
         forgetting=rho,
         draws=stream.prediction.draws if state.posterior.size or state.spec.members > 1 else 0,
-        absorbed=(*state.spec.absorbed, absorbed),
+        absorbed=(*state.spec.absorbed, *_absorbed(intake)),
     )
+
+
+def _absorbed(intake: Intake) -> Iterator[Absorbed]:
+    """Yield each batch of the round with how many of its rows were training rows."""
+    start, several = 0, len(intake.batch.each) > 1
+    numbers = [part["rows"] for part in intake.train.ordered(COUNTED_ROWS)] if several else []
+    for one in intake.batch.each:
+        # A rehearsed row's number is -1.
+        mine = (((start <= rows) & (rows < start + one.rows)).sum() for rows in numbers)
+        own = int(sum(mine)) if several else intake.own_rows
+        yield Absorbed(one.batch_id, one.digest, own, intake.labels, one.contract_version)
+        start += one.rows
 
 
 def _health(state: AdapterState, prior: MeanField, fitted: Fitted) -> dict[str, Any]:
