@@ -40,6 +40,7 @@ BENCHMARKS: dict[str, float] = {
     "rows": 180,
     "stream_tokens": 45,
     "overhead": 90,
+    "round": 300,
     "rounds": 240,
     "time_to_accuracy": 240,
     "predict": 240,

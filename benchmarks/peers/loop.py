@@ -7,7 +7,7 @@ A `DataLoader` shuffles rows into minibatches, which are padded to the longest o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -21,6 +21,9 @@ from bhpeft.models.load import load_base
 
 SIZE = 16
 
+# Called after each step with its number, its loss and its learning rate.
+Told = Callable[[int, Tensor, float], None]
+
 
 class Loop:
     """One training run, an epoch at a time."""
@@ -32,27 +35,35 @@ class Loop:
         self._optimiser = torch.optim.AdamW(self.model.learned().values(), lr=LEARNING_RATE)
         self._epochs, self._done, self._rows = epochs, 0, Generator().manual_seed(SEED)
 
-    def epoch(self, texts: Sequence[str], labels: Sequence[int]) -> None:
+    def epoch(self, texts: Sequence[str], labels: Sequence[int], told: Told | None = None) -> None:
         """Pass over the rows once; learning rates fall linearly over the run, as Trainer's do."""
         loader = self._loader(texts, labels)
         steps = len(loader) * self._epochs
         for step, given in enumerate(loader, len(loader) * self._done):
+            rate = LEARNING_RATE * (1 - step / steps)
             for group in self._optimiser.param_groups:
-                group["lr"] = LEARNING_RATE * (1 - step / steps)
-            cross_entropy(self.model(given), given["labels"]).backward()
+                group["lr"] = rate
+            loss = cross_entropy(self.model(given), given["labels"])
+            loss.backward()
             self._optimiser.step()
             self._optimiser.zero_grad()
+            if told is not None:
+                told(step, loss.detach(), rate)
         self._done += 1
 
-    @torch.no_grad()
     def nll(self, texts: Sequence[str], labels: Sequence[int]) -> float:
         """Return the mean NLL of rows."""
-        total = 0.0
-        for begin in range(0, len(texts), 64):
-            given = dict(self._encoded(texts[begin : begin + 64], padding=True, as_tensors="pt"))
-            wanted = torch.tensor(labels[begin : begin + 64])
-            total += float(cross_entropy(self.model(given), wanted, reduction="sum"))
-        return total / len(texts)
+        return float(cross_entropy(self.logits(texts), torch.tensor(labels)))
+
+    @torch.no_grad()
+    def logits(self, texts: Sequence[str]) -> Tensor:
+        """Return the logits of rows, (N, C), 64 at a time and padded to the longest of them."""
+        return torch.cat(
+            [
+                self.model(dict(self._encoded(texts[at : at + 64], padding=True, as_tensors="pt")))
+                for at in range(0, len(texts), 64)
+            ]
+        )
 
     def _loader(self, texts: Sequence[str], labels: Sequence[int]) -> DataLoader:
         encoded = self._encoded(texts, padding=self.padding)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -9,6 +12,7 @@ from torch import nn
 from benchmarks.peers import PEERS, peer
 from benchmarks.peers.blob import PRIOR_STD, BlobLinear
 from benchmarks.peers.ivon import Ivon
+from benchmarks.peers.plain_round import PlainRound
 from benchmarks.peers.problem import Problem, minilm
 
 
@@ -68,3 +72,16 @@ def test_blob_s_kl_is_that_of_two_normals() -> None:
     prior = torch.distributions.Normal(torch.zeros_like(layer.mean), PRIOR_STD)
     truth = torch.distributions.kl_divergence(q, prior).sum()
     assert layer.kl().item() == pytest.approx(truth.item(), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_plain_round_goes_on_from_the_champion_it_registered(tmp_path: Path) -> None:
+    """What the new champion says of the first hold-out is what was written down of the first."""
+    texts = [f"{word} film {i}" for i in range(6) for word in ("good", "bad")]
+    rows = pd.DataFrame({"text": texts, "label": ["positive", "negative"] * 6})
+    script = PlainRound(tmp_path, minilm(4, 12, layers=1), ("negative", "positive"), epochs=1)
+    first = script.run(rows, rows.head(6))
+    second = script.run(rows.tail(6), rows.tail(4))
+    assert set(first) == {"candidate/holdout"}
+    assert second["champion/earlier_1"] == pytest.approx(first["candidate/holdout"])
+    assert second["candidate/earlier_1"] != pytest.approx(first["candidate/holdout"])
