@@ -39,9 +39,10 @@ BENCHMARKS: dict[str, float] = {
     "epoch": 120,
     "rows": 180,
     "stream_tokens": 30,
+    "startup": 45,
     "overhead": 60,
-    "round": 240,
-    "rounds": 300,
+    "round": 290,
+    "rounds": 250,
     "time_to_accuracy": 180,
     "predict": 200,
 }

@@ -10,8 +10,9 @@ import os
 import re
 import tomllib
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -27,6 +28,9 @@ from bhpeft.errors import StreamFileError, did_you_mean
 from bhpeft.operation import Approval, Notify, Retry, Schedule
 from bhpeft.section import Section
 from bhpeft.tasks.section import Predicted
+
+if TYPE_CHECKING:
+    from bhpeft.learning.plan import Plan
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 STREAM_FOLDERS = ("streams", "deploy/streams")
@@ -291,9 +295,17 @@ def _check_plan(path: Path, stream: Stream) -> None:
             f"{path}: unknown key learning.plan.{key}", remedy=did_you_mean(key, known)
         )
     try:
-        TypeAdapter(Plan).validate_python(stream.learning.plan)
+        _plans().validate_python(stream.learning.plan)
     except ValidationError as problem:
         raise _explained(path, problem, "learning.plan.") from problem
+
+
+@cache
+def _plans() -> TypeAdapter[Plan]:
+    """Return what checks a plan; made once, since that takes longer than reading the file."""
+    from bhpeft.learning.plan import Plan
+
+    return TypeAdapter(Plan)
 
 
 def _explained(path: Path, problem: ValidationError, section: str = "") -> StreamFileError:

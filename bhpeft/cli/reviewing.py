@@ -19,6 +19,7 @@ from bhpeft.cli.terminal import (
     say,
     show_json,
     show_table,
+    unswept,
     until,
 )
 from bhpeft.errors import ConfigError, UnknownVersion
@@ -37,6 +38,11 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show every stream: champion, what waits, what needs a person, last decision, next look."""
+    with unswept():
+        _show_status(stream, home, as_json)
+
+
+def _show_status(stream: str, home: Path, as_json: bool) -> None:
     from bhpeft.rounds import overview
     from bhpeft.stream import all_streams, find_stream
 

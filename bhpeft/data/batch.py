@@ -138,7 +138,8 @@ def open_batch(folder: Path | str, verify: bool = True) -> Batch:
     folder = Path(folder)
     manifest = _read_manifest(folder)
     digest = digest_of([part.sha256 for part in manifest.files])
-    batch = Batch(folder.resolve().parent.name, folder.resolve().name, folder, manifest, digest)
+    here = folder.resolve()
+    batch = Batch(here.parent.name, here.name, folder, manifest, digest)
     if verify:
         verify_files(batch)
     return batch
