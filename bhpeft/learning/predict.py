@@ -98,7 +98,7 @@ class Predictor:
     def logits(self, texts: Sequence[str], recipe: Recipe, watch: Watch | None = None) -> Tensor:
         """Return the logits of each text under each draw of a recipe, (S, N, outputs)."""
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        said = [recipe.finish(torch.empty(recipe.draws, 0, self.model.labels))]
+        said: list[Tensor] = []
         with torch.no_grad(), self.model.swapped(recipe.weights):
             for begin in range(0, len(texts), recipe.rows):
                 rows = order[begin : begin + recipe.rows]
@@ -107,6 +107,8 @@ class Predictor:
                 said.append(recipe.finish(logits.reshape(recipe.draws, len(rows), -1)).cpu())
                 if watch:
                     watch(len(rows))
+        if not said:
+            return recipe.finish(torch.empty(recipe.draws, 0, self.model.labels))
         return torch.cat(said, dim=1)[:, np.argsort(order)]
 
     def predict(self, texts: Sequence[str], draws: int | None = None) -> pd.DataFrame:

@@ -399,6 +399,14 @@ def test_a_predictor_far_from_its_posterior_holds_the_candidate(
     assert "calibrated" in verdict.reason or outcome == "not_evaluable"
 
 
+def test_draws_of_all_weights_approximate_nothing(better: RoundReport) -> None:
+    """Their distance from the gold is the noise of a number of draws somebody chose."""
+    far = FAITHFUL | {"predictor": "full", "kl_ratio": 9.0, "kl": 0.5, "rank_gap": -0.9}
+    assert GATES["fidelity"](replace(better, fidelity=far)).outcome == "pass"
+    unsaid = replace(better, fidelity=far | {"kl": float("nan")})
+    assert GATES["fidelity"](unsaid).outcome == "not_evaluable"
+
+
 def test_fidelity_is_among_the_rounds_metrics(better: RoundReport) -> None:
     """The chosen predictor's numbers, and beside them those of what else was measured."""
     metrics = better.metrics()

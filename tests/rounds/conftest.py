@@ -25,7 +25,16 @@ from tests.rounds.reviews import CONTRACT, reviews
 # What cannot fail and what cannot pass, so that a test is about what follows a decision.
 ALWAYS: dict[str, Any] = {
     gate: False
-    for gate in ("nll", "accuracy", "forgetting", "slices", "calibration", "rejection", "budget")
+    for gate in (
+        "nll",
+        "accuracy",
+        "forgetting",
+        "slices",
+        "calibration",
+        "rejection",
+        "budget",
+        "fidelity",
+    )
 } | {"drift": False}
 NEVER: dict[str, Any] = {"nll": {"margin": -100.0, "min_rows": 1.0}}
 

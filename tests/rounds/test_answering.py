@@ -27,7 +27,7 @@ def settled(asked: Prediction, rows: int = 20, champion=None, **options) -> Answ
 
 def test_auto_measures_every_predictor_and_notes_its_choice_in_the_state():
     """What was chosen, its numbers, and those of what was not."""
-    found = settled(Prediction(draws=8, fidelity_rows=15, fidelity_draws=40))
+    found = settled(Prediction(predictor="auto", draws=8, fidelity_rows=15, fidelity_draws=40))
     assert found.fidelity is not None
     chosen = found.state.spec.predictor
     assert found.fidelity["predictor"] == chosen
@@ -45,7 +45,7 @@ def test_a_named_predictor_is_measured_too_but_not_chosen():
 
 @pytest.mark.parametrize("rows", [0, 1])
 def test_without_rows_to_measure_on_all_weights_are_drawn(rows: int):
-    found = settled(Prediction(), rows=rows)
+    found = settled(Prediction(predictor="auto"), rows=rows)
     assert (found.state.spec.predictor, found.fidelity) == ("full", None)
     found = settled(Prediction(predictor="last_layer", fidelity_rows=rows))
     assert (found.state.spec.predictor, found.fidelity) == ("last_layer", None)
@@ -54,7 +54,7 @@ def test_without_rows_to_measure_on_all_weights_are_drawn(rows: int):
 def test_the_champions_predictor_stays_while_it_is_faithful():
     """Sixty-four draws of all weights are dear, and closer to the gold than ten."""
     champion = version(predictor="full").state
-    found = settled(Prediction(fidelity_draws=40), champion=champion, draws=64)
+    found = settled(Prediction(predictor="auto", fidelity_draws=40), champion=champion, draws=64)
     assert found.state.spec.predictor == "full"
 
 

@@ -134,9 +134,11 @@ def test_an_outcome_says_why_in_one_line(story: Story) -> None:
 
 def test_every_gate_speaks_even_when_one_has_failed(story: Story) -> None:
     """None is short-circuited: a reviewer sees everything that is wrong."""
-    from bhpeft.judgement.gates import GATES
+    from bhpeft.judgement.gates import GATES, HEADLINES
 
-    assert [verdict["gate"] for verdict in story.outcomes[2].verdicts] == list(GATES)
+    others = HEADLINES - {"accuracy"}  # the headlines of other tasks have nothing to say here
+    expected = [gate for gate in GATES if gate not in others]
+    assert [verdict["gate"] for verdict in story.outcomes[2].verdicts] == expected
 
 
 def test_the_version_carries_what_a_reviewer_and_the_next_round_need(story: Story) -> None:

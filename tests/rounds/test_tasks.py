@@ -34,6 +34,7 @@ LENIENT: dict[str, Any] = {
     "calibration": {"cap": 1.0, "sds": 99.0, "min_rows": 10.0},
     "rejection": {"margin": 99.0, "min_rows": 10.0},
     "budget": False,
+    "fidelity": False,
     "drift": {},
 }
 
