@@ -12,7 +12,6 @@ It follows the text classification guides of peft and transformers, and MLflow's
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,8 +43,6 @@ class PlainRound:
         labels: the classes in the head's order.
         epochs: passes over a batch's training rows.
         earlier: hold-out rows of earlier batches, oldest first.
-        seconds_on_earlier: CPU seconds the last run spent on the old adapter's scores of them; a
-            script that stores what the champion said of them saves these.
     """
 
     home: Path
@@ -53,7 +50,6 @@ class PlainRound:
     labels: tuple[str, ...]
     epochs: int
     earlier: list[pd.DataFrame] = field(default_factory=list)
-    seconds_on_earlier: float = 0.0
 
     def __post_init__(self) -> None:
         """Open MLflow, and its experiment and registered model."""
@@ -133,10 +129,7 @@ class PlainRound:
         for name, loop in {"candidate": new, "champion": old}.items():
             if loop is None:
                 continue
-            probs = [_said(loop, held)]
-            began = time.process_time()
-            probs += [_said(loop, rows) for rows in self.earlier]
-            self.seconds_on_earlier = time.process_time() - began
+            probs = [_said(loop, rows) for rows in sets]
             said = probs if loop is old else said
             for at, (rows, mine) in enumerate(zip(sets, probs, strict=True)):
                 where = f"earlier_{at}" if at else "holdout"
