@@ -28,7 +28,8 @@ from bhpeft.data.contract import load_contract
 from bhpeft.data.land import land
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.rounds.intake import Intake, take_in
-from bhpeft.rounds.training import model_of, train
+from bhpeft.rounds.spec import model_of
+from bhpeft.rounds.training import train
 from bhpeft.stream import Stream
 
 STEPS, GROUP = 100, 100_000

@@ -60,6 +60,7 @@ def enter(
 ) -> int:
     """Make stored files a version, point `candidate` at it and name the run after it."""
     with connection.translated(f"register a version of {run.stream!r}"):
+        connection.claim_process()  # another registry of this process may have had it last
         made = connection.client.create_model_version(
             run.stream,
             f"models:/{model_id}",

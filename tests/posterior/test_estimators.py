@@ -9,6 +9,8 @@ from torch import Generator, Tensor
 from bhpeft.methods.sampled import sampled_linear
 from bhpeft.posterior import ESTIMATORS, MeanField, nll_gradient, unflatten
 
+# All but the one that draws nothing: it goes to the mode, on purpose.
+DRAWING = [name for name in ESTIMATORS if name != "mean"]
 ROWS, INPUTS, OUTPUTS, NOISES = 8, 5, 3, 1500
 SHAPES = {"w": (OUTPUTS, INPUTS), "b": (OUTPUTS,)}
 
@@ -39,7 +41,7 @@ def gradients(q: MeanField, estimator: str) -> Tensor:
 
 @pytest.fixture(scope="module")
 def found(q: MeanField) -> dict[str, Tensor]:
-    return {name: gradients(q, name) for name in ESTIMATORS}
+    return {name: gradients(q, name) for name in DRAWING}
 
 
 def test_every_estimator_has_the_same_expectation(found: dict[str, Tensor]) -> None:
@@ -60,12 +62,19 @@ def test_draws_for_each_row_and_flipout_vary_less_than_one_draw_for_all(
     assert variance["flipout"] < 0.8 * variance["shared"]
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", DRAWING)
 def test_every_rows_noise_is_standard_normal(q: MeanField, name: str) -> None:
     source = Generator().manual_seed(2)
     rows = torch.stack([ESTIMATORS[name](q, source, 4).reshape(-1, q.size) for _ in range(4000)])
     for moment, expected in ((rows.mean((0, 1)), 0.0), (rows.square().mean((0, 1)), 1.0)):
         torch.testing.assert_close(moment, torch.full_like(moment, expected), atol=0.1, rtol=0.0)
+
+
+def test_the_mean_draws_nothing(q: MeanField) -> None:
+    """MAP is the variational mean without its noise."""
+    noise = ESTIMATORS["mean"](q, Generator().manual_seed(4), ROWS)
+    assert not noise.any()
+    assert bool((q.at(noise) == q.mean).all())
 
 
 def test_flipout_flips_one_noise_by_a_sign_for_each_row_column_and_example(q: MeanField) -> None:
