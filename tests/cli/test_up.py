@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.request import ProxyHandler, Request, build_opener
@@ -68,10 +69,17 @@ def scheduled_run(api: str, timeout: float) -> dict[str, Any]:
     raise AssertionError(f"no scheduled run ended within {timeout} s")
 
 
-def woken_run(api: str, timeout: float) -> dict[str, Any]:
-    """Return the first run that an event started and that looked for batches to the end."""
-    deadline = time.monotonic() + timeout
+def woken_run(api: str, tell: Callable[[], bool], timeout: float) -> dict[str, Any]:
+    """Return the first run that an event started and that looked for batches to the end.
+
+    It is told every ten seconds: the server takes up a trigger that was just written a moment
+    later, and an event of that moment wakes nobody (which is what schedules are for).
+    """
+    deadline, told = time.monotonic() + timeout, 0.0
     while time.monotonic() < deadline:
+        if time.monotonic() - told > 10:
+            assert tell()
+            told = time.monotonic()
         for run in ask(api, "flow_runs/filter"):
             woken = (run["created_by"] or {}).get("type") == "AUTOMATION"
             if woken and run["state_type"] in ("COMPLETED", "FAILED", "CRASHED"):
@@ -114,8 +122,9 @@ def test_up_runs_schedules_until_it_is_told_to_stop(tmp_path: Path):
 
         write_stream(tmp_path, "1h")
         await_text(log, "(1h)", timeout=20)
-        assert tell_landed(tmp_path, "reviews", "b1", 30)
-        run = woken_run(servers.prefect.api, timeout=60)
+        run = woken_run(
+            servers.prefect.api, lambda: tell_landed(tmp_path, "reviews", "b1", 30), timeout=60
+        )
         assert (run["name"], run["state_name"]) == ("reviews", "Nothing pending"), run["state"]
 
         doctor = bhpeft("doctor", "--home", tmp_path, "--json")
