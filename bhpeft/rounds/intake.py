@@ -160,7 +160,6 @@ def _training_chunks(
 ) -> Iterator[Chunk]:
     """Yield the training rows chunk by chunk, and show every row to the survey."""
     split, predicted = fractions_of(stream), stream.task.value
-    split, predicted = fractions_of(stream), stream.task.value
     first = taken = 0
     for chunk in _frames(batch, contract):
         place = position_of(chunk[contract.text].tolist())
