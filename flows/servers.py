@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bhpeft.errors import ServerError
+from bhpeft.registry.pages import front
 from flows import processes
 from flows.environment import applied, environment, flush_prefect, state_folder
 
@@ -203,7 +204,7 @@ def _start_mlflow(home: Path, host: str, port: int) -> tuple[processes.Child, Se
     stores += ["--artifacts-destination", str(home / "mlartifacts")]
     child = _start(home, "mlflow", command + stores, environment(home))
     return child, Server(
-        "mlflow", child.pid, str(child.log), " ".join(command), url, url, f"{url}/health"
+        "mlflow", child.pid, str(child.log), " ".join(command), front(url), url, f"{url}/health"
     )
 
 

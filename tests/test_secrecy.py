@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from bhpeft.errors import BhpeftError, RegistryUnreachable, StreamFileError
 from bhpeft.registry import Registry
+from bhpeft.registry.pages import TRAINING
 from bhpeft.registry.round_run import RoundRun
 from bhpeft.secrecy import SILENCE, without_login, without_secrets
 from bhpeft.stream import read_stream
@@ -70,7 +71,7 @@ def test_links_and_tags_hold_no_password(tmp_path: Path) -> None:
     """Links go to Prefect's pages and to the terminal; a failed round's error goes to a tag."""
     registry = Registry(f"http://ana:{HUSH}@mlflow.example.org")
     page = RoundRun(registry.connection, "s", "b", "d", None, "7", "r")
-    assert registry.link(page) == "http://mlflow.example.org/#/experiments/7/runs/r"
+    assert registry.link(page) == f"http://mlflow.example.org/#/experiments/7/runs/r?{TRAINING}"
     here = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
     with (
         pytest.raises(RuntimeError),

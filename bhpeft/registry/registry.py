@@ -12,6 +12,7 @@ from bhpeft.registry import (
     failures,
     lineage,
     package,
+    pages,
     registration,
     repair,
     round_run,
@@ -30,7 +31,6 @@ from bhpeft.registry.records import (
 )
 from bhpeft.registry.round_run import RoundRun
 from bhpeft.registry.versions import Versions
-from bhpeft.secrecy import without_login
 
 
 class Registry:
@@ -319,12 +319,7 @@ class Registry:
 
     def link(self, record: Version | RoundRun) -> str | None:
         """Return the address of a version's or a run's page, if there is a server to show it."""
-        uri = without_login(self.connection.uri).rstrip("/")
-        if not uri.startswith("http"):
-            return None
-        if isinstance(record, Version):
-            return f"{uri}/#/models/{record.stream}/versions/{record.number}"
-        return f"{uri}/#/experiments/{record.experiment_id}/runs/{record.run_id}"
+        return pages.page(self.connection.uri, record)
 
     def _at(self, stream: str, alias: str) -> Version | None:
         number = self._versions.number(stream, alias)

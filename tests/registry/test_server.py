@@ -16,6 +16,7 @@ import pytest
 
 from bhpeft.errors import RegistryUnreachable, StaleParent
 from bhpeft.registry import Registry
+from bhpeft.registry.pages import TRAINING
 
 START_SECONDS = 120
 
@@ -90,7 +91,7 @@ def test_over_rest_all_is_as_with_a_database(
     back = registry.download(champion, tmp_path / "v2")
     assert (back / "spec.json").read_bytes() == (state / "spec.json").read_bytes()
     assert registry.repair("reviews") == []
-    assert registry.link(champion) == f"{server[0]}/#/models/reviews/versions/2"
+    assert registry.link(champion) == f"{server[0]}/#/models/reviews/versions/2?{TRAINING}"
 
 
 def test_nobody_at_the_address_is_one_clear_line_within_seconds() -> None:
