@@ -7,7 +7,7 @@
 3. Two rounds of the stream never overlapped.
 4. A stale candidate never won: every promotion continued the champion of its moment.
 5. Nothing is half done: no open entry in the log, no run still running, the aliases where the log
-   says; and repairing finds nothing to repair.
+   says, every decision in the log; and repairing finds nothing to repair.
 """
 
 from __future__ import annotations
@@ -135,6 +135,8 @@ def _moves(stream: Stream, registry: Registry) -> Iterator[str]:
 
 
 def _half_done(stream: Stream, registry: Registry) -> Iterator[str]:
+    for version in registry.book(stream.name).never_logged:
+        yield f"{version} was {version.decision}, and the log does not say so"
     for run in _runs(stream, registry):
         if run.info.status == "RUNNING":
             yield f"run {run.info.run_name!r} is still running"

@@ -10,6 +10,7 @@ A batch is of one of five kinds, and what must become of it follows from its kin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -128,13 +129,22 @@ class World:
         land(source, place, contract, self.stream.name, batch_id, when, validate=False)
 
     def drain(self, run: Callable[..., Any]) -> None:
-        """Learn what is pending, oldest first, as the watch does."""
-        from bhpeft.rounds import learn, pending
+        """Learn what is pending, oldest first; mend what was left half done, as a watch does."""
+        from bhpeft.rounds import learn
 
         seen: set[str] = set()
-        while waiting := [b for b in pending(self.stream, self.registry) if b.digest not in seen]:
-            seen.add(waiting[0].digest)
-            learn(self.stream, waiting[0], self.registry, run=run, by="chaos")
+        while (batch := self._next()) and batch.digest not in seen:
+            seen.add(batch.digest)
+            learn(self.stream, batch, self.registry, run=run, by="chaos")
+
+    def _next(self) -> Any:
+        from bhpeft.rounds import find_parent, turn
+
+        found = turn(self.stream, self.registry, by="chaos")
+        if found.unfinished:
+            find_parent(self.stream, self.registry, nullcontext)
+            found = turn(self.stream, self.registry, by="chaos")
+        return found.batches[0] if found.batches else None
 
     def roll_back(self, to: str, fate: Any) -> None:
         """Go back to a version, as a person would."""

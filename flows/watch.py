@@ -15,17 +15,22 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.events import STALE, tell
-from flows.locks import ensure_limits, promotion_lock
+from flows.events import ROUND, STALE, tell
+from flows.locks import ensure_limits, promotion_lock, round_lock
 from flows.round import nothing_to_learn, round_flow
 from flows.steps import step_runner
 
 if TYPE_CHECKING:
+    from bhpeft.registry import Registry
     from bhpeft.rounds import Turn
+    from bhpeft.stream import Stream
 
 # A round that failed or crashed decided nothing: its batch keeps its place in the chain, and what
 # comes after it waits until a later run of this flow has learned it.
 GO_ON = {"Promoted", "Refused", "Held", "Quarantined", "Nothing pending", "Waiting"}
+MEND_WITHIN = 5.0
+# What a message says of a decision that a round died before it could tell of.
+TOLD = {"promote": "promoted", "refuse": "refused", "hold": "held"}
 
 
 @flow(name="watch", flow_run_name="{stream}", persist_result=False)
@@ -81,8 +86,31 @@ def look(stream: str, home: str | None = None, by: str = "watch") -> Turn:
         get_run_logger().warning("%s/%s cannot be read and is in quarantine", stream, folder)
     if late := run(alarm, config):
         tell(STALE, config.name, late.message, newest=str(late.newest))
-    found: Turn = run(turn, config, registry, lock=partial(promotion_lock, config.name), by=by)
+    ask = partial(run, turn, config, registry, lock=partial(promotion_lock, config.name), by=by)
+    found: Turn = ask()
+    if found.unfinished and mend(config, registry):
+        found = ask()
     return found
+
+
+def mend(config: Stream, registry: Registry) -> bool:
+    """Finish what a crash left half done in a stream that has no round to do it; say whether.
+
+    A round that goes on meanwhile has begun by mending, so there is no waiting for it.
+    """
+    from bhpeft.rounds import find_parent
+
+    lock = partial(promotion_lock, config.name)
+    try:
+        with round_lock(config.name, timeout=MEND_WITHIN):
+            _, mended = step_runner({"find_parent"})(find_parent, config, registry, lock)
+    except TimeoutError:
+        return False
+    for move in mended:
+        get_run_logger().warning("%s: finished after a crash: %s", config.name, move.title)
+        if told := TOLD.get(move.kind):
+            tell(ROUND + told, config.name, f"{config.name} · {move.title}: {move.why}")
+    return True
 
 
 def state_of_watch(stream: str, endings: dict[str, str], why: str = "") -> State[Any]:

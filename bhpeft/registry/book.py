@@ -80,6 +80,13 @@ class Book:
         champion = self.champion
         return lineage.held(self.versions.values(), champion.number if champion else None)
 
+    @property
+    def never_logged(self) -> list[Version]:
+        """Return candidates whose round died before it had logged that they do not move."""
+        champion = self.champion
+        number = champion.number if champion else None
+        return lineage.never_logged(self.versions, self.moves, number)
+
     def held_since(self, version: Version) -> datetime:
         """Return since when a candidate waits for a person."""
         move = self.last_word(version, "hold")

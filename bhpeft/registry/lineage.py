@@ -121,6 +121,21 @@ def last_move(moves: Sequence[Move]) -> Move | None:
     return next((move for move in reversed(moves) if move.moves_champion), None)
 
 
+def never_logged(
+    versions: Mapping[int, Version], moves: Sequence[Move], champion: int | None
+) -> list[Version]:
+    """Return refused and held versions that the log does not know, oldest first.
+
+    Their round died between the entry and the log. Only those whose decision still counts.
+    """
+    said = {(move.kind, move.to_version) for move in moves}
+    gone = refused(versions.values(), moves)
+    out = [v for v in versions.values() if v.decision == REFUSED and gone & set(v.batches)]
+    silent = [v for v in out if ("refuse", v.number) not in said]
+    silent += [v for v in held(versions.values(), champion) if ("hold", v.number) not in said]
+    return sorted(silent, key=lambda v: v.number)
+
+
 def never_moved(versions: Iterable[Version], moves: Sequence[Move]) -> list[Version]:
     """Return versions the gates promoted whose promotion never happened, oldest first."""
     been = champions(moves)

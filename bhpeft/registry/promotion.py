@@ -154,7 +154,10 @@ class Promotion:
             return [late.move]
 
     def settle(self, stream: str, number: int, kind: str, *, by: str, reason: str) -> Move:
-        """Log that a candidate was refused, held or superseded; its decision tag follows."""
+        """Log that a candidate was refused, held or superseded; its decision tag follows.
+
+        The log comes first, as for a move: an entry left open says what is to be finished.
+        """
         version, champion = self._found(stream, number), self._versions.number(stream, CHAMPION)
         if champion == number:
             raise RegistryError(
@@ -165,12 +168,16 @@ class Promotion:
         earlier = self._said(stream, number)
         if version.decision == decision and earlier is not None and earlier.kind == kind:
             return earlier
-        if version.decision != decision:
-            self._versions.tag(version, decision=decision)
         batches = frozenset(version.batches) if kind == "refuse" else frozenset()
         move = self._new(stream, kind, by, champion, number, reason, refused=sorted(batches))
-        self._log.close(self._log.open(move))
+        run_id = self._log.open(move)
+        self._decide(version, kind)
+        self._log.close(run_id)
         return move
+
+    def _decide(self, version: Version, kind: str) -> None:
+        if version.decision != SETTLED[kind]:
+            self._versions.tag(version, decision=SETTLED[kind])
 
     def _said(self, stream: str, number: int) -> Move | None:
         """Return the last log entry about a version, so that saying it again adds nothing."""
@@ -278,11 +285,13 @@ class Promotion:
 
     def _finish(self, entry: Logged) -> Move | None:
         move = entry.move
-        if not move.moves_champion:
-            self._log.close(entry.run_id)
-            return move
         champion = self._versions.number(move.stream, CHAMPION)
         version = self._versions.one(move.stream, move.to_version or 0)
+        if not move.moves_champion:
+            if version is not None and move.kind in SETTLED and champion != version.number:
+                self._decide(version, move.kind)
+            self._log.close(entry.run_id)
+            return move
         if version is None or champion not in (move.from_version, move.to_version):
             self._log.abandon(entry.run_id, f"cut in half, and the champion is v{champion} now")
             return None

@@ -47,6 +47,7 @@ def facts_of(run: RoundRun, decision: str) -> dict[str, object]:
         "prior_version": run.parent,
         "batch_ids": [run.batch_id],
         "batch_digests": [run.digest],
+        "by": run.by,
     }
 
 

@@ -127,13 +127,20 @@ class Registry:
         digest: str,
         parent: int | None,
         tags: Mapping[str, object] | None = None,
+        by: str = round_run.WHO,
     ) -> AbstractContextManager[RoundRun]:
         """Open the round's MLflow run; an exception inside ends it FAILED, tagged `bhpeft.error`.
 
         See `round_run.opened`.
         """
         return round_run.opened(
-            self.connection, stream, batch_id, digest=digest, parent=parent, tags=tags or {}
+            self.connection,
+            stream,
+            batch_id,
+            digest=digest,
+            parent=parent,
+            tags=tags or {},
+            by=by,
         )
 
     def register(
@@ -271,6 +278,10 @@ class Registry:
     def release(self, stream: str, batches: Iterable[str], *, by: str, reason: str) -> Move:
         """Make refused batches pending again."""
         return self._promotion.release(stream, frozenset(batches), by=by, reason=reason)
+
+    def unfinished(self, book: Book) -> bool:
+        """Say whether something goes on in a stream, or a crash left something half done."""
+        return bool(book.never_logged) or repair.running(book.stream, self.connection)
 
     def repair(self, stream: str, *, lock: Lock = nullcontext) -> list[Move]:
         """Mend what a crash left half done; call it at the start of each round.

@@ -19,6 +19,8 @@ from bhpeft.registry.records import PREFIX, UNEXPECTED, one_line, prefixed
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Who acts where nobody is named.
+WHO = "bhpeft"
 METRICS_A_CALL = 1000
 PARAMS_A_CALL = 100
 # Enough to tell batches apart in the UI; the whole fingerprint is the tag bhpeft.batch_digest.
@@ -37,6 +39,7 @@ class RoundRun:
     Attributes:
         stream, batch_id, digest: the batch and its stream.
         parent: the version whose posterior is the prior; None for a first round.
+        by: who asked for the round.
         run_id, experiment_id: the MLflow run.
     """
 
@@ -47,6 +50,7 @@ class RoundRun:
         batch_id: str,
         digest: str,
         parent: int | None,
+        by: str,
         experiment_id: str,
         run_id: str,
     ):
@@ -55,6 +59,7 @@ class RoundRun:
         self.batch_id = batch_id
         self.digest = digest
         self.parent = parent
+        self.by = by
         self.experiment_id = experiment_id
         self.run_id = run_id
 
@@ -184,6 +189,7 @@ def opened(
     digest: str,
     parent: int | None,
     tags: Mapping[str, object],
+    by: str = WHO,
 ) -> Iterator[RoundRun]:
     """Open the run of a round and close it, whatever happens inside.
 
@@ -194,6 +200,7 @@ def opened(
         digest: its fingerprint, our own SHA-256.
         parent: the version whose posterior is the prior.
         tags: more facts; a name without a dot gets the prefix `bhpeft.`.
+        by: who asked for the round.
     """
     experiment = connection.experiment(f"bhpeft/{stream}", _NOTE.format(stream=stream))
     facts = {
@@ -201,6 +208,7 @@ def opened(
         "batch_id": batch_id,
         "batch_digest": digest,
         "prior_version": parent,
+        "by": by,
         "mlflow.source.name": "bhpeft round",
         **tags,
     }
@@ -208,7 +216,7 @@ def opened(
         info = connection.client.create_run(
             experiment, tags=prefixed(facts), run_name=batch_id
         ).info
-    run = RoundRun(connection, stream, batch_id, digest, parent, experiment, info.run_id)
+    run = RoundRun(connection, stream, batch_id, digest, parent, by, experiment, info.run_id)
     try:
         yield run
     except BaseException as problem:

@@ -25,6 +25,7 @@ from bhpeft.rounds.learn import (
     IO_STEPS,
     Outcome,
     direct,
+    find_parent,
     learn,
     roll_back,
     set_unreadable_aside,
@@ -35,6 +36,7 @@ from bhpeft.rounds.turn import Turn, turn
 
 __all__ = [
     "learn",
+    "find_parent",
     "pending",
     "landing_of",
     "gathered",

@@ -104,7 +104,7 @@ def learn(
     batch = merged(sound)
     earlier = registry.attempt(stream.name, parent.number if parent else None, sound[0].digest)
     if earlier is None:
-        made = _make_version(stream, batch, contract, registry, parent, run, progress)
+        made = _make_version(stream, batch, contract, registry, parent, run, progress, by)
     else:
         made = _taken_up(earlier, registry)
     run(conclude, registry, made, parent, lock, by)
@@ -176,6 +176,7 @@ def _make_version(
     parent: Version | None,
     run: Run,
     progress: Progress | None,
+    by: str,
 ) -> Any:
     """Train, examine and register the candidate, inside one MLflow run."""
     # The heavy half of the library: a watch that finds nothing pending never loads it.
@@ -190,6 +191,7 @@ def _make_version(
             digest=batch.each[0].digest,
             parent=number,
             tags={"batch_ids": [one.batch_id for one in batch.each]},
+            by=by,
         ) as page,
         tempfile.TemporaryDirectory(prefix="bhpeft-") as desk,
         shortage.named(),

@@ -26,12 +26,15 @@ class Turn:
         pending: all that wait.
         why: one line for a person; empty where there is nothing to explain.
         later: when the first is tried again after a failure; who names a batch need not wait.
+        unfinished: something goes on, or a crash left it half done; only asked where there are no
+            `batches`, since a round begins by mending.
     """
 
     batches: tuple[Batch, ...]
     pending: tuple[Batch, ...]
     why: str = ""
     later: datetime | None = None
+    unfinished: bool = False
 
 
 def turn(
@@ -56,19 +59,20 @@ def turn(
         book = registry.book(stream.name)
     batches = waiting(stream, book)
     if not batches:
-        return Turn((), ())
+        return Turn((), (), unfinished=registry.unfinished(book))
     if book.held and stream.approval.new_batch == "supersede":
         why = f"{batches[0].batch_id} landed before a person decided"
         supersede(stream, registry, by=by, reason=why, lock=lock)
         book = registry.book(stream.name)
         batches = waiting(stream, book)
     if book.held:
-        return Turn((), batches, _held_up(stream, book, now))
+        why = _held_up(stream, book, now)
+        return Turn((), batches, why, unfinished=registry.unfinished(book))
     later = try_again_at(stream, book, batches[0])
     if later is not None and later > now:
         last = book.failures_in_a_row(batches[0].digest)[-1]
         why = f"{batches[0].batch_id} failed ({last.kind}) and is tried again at {later:%H:%M} UTC"
-        return Turn((), batches, why, later)
+        return Turn((), batches, why, later, registry.unfinished(book))
     return Turn(batches, batches)
 
 

@@ -157,6 +157,7 @@ def test_a_refused_version_made_champion_by_hand_is_never_a_prior(
 ) -> None:
     learn("b1", None)
     learn("b2", 1, "refused")
+    registry.refuse(stream, 2, by="round", reason="worse")
     Versions(registry.connection).point(stream, "champion", 2)
     with pytest.raises(RegistryError, match="by hand; found decision 'refused'; expected v1"):
         registry.repair(stream)
@@ -186,6 +187,23 @@ def test_a_move_cut_in_half_is_given_up_when_the_champion_is_elsewhere(
     assert champion is not None
     assert champion.number == 3
     assert [m.title for m in registry.history(stream)] == ["promote none → v1", "repair v1 → v3"]
+
+
+def test_a_rejection_that_died_is_finished_in_the_name_of_whoever_rejected(
+    registry: Registry, stream: str, learn: Learn
+) -> None:
+    """Log first, then the version: an open entry is enough to know what was meant."""
+    learn("b1", None)
+    learn("b2", 1, "held")
+    with pytest.raises(Killed):
+        dying(registry, "close").settle(stream, 2, "refuse", by="anna", reason="wrong labels")
+    Versions(registry.connection).tag(registry.version(stream, 2), decision="held")
+
+    (move,) = registry.repair(stream)
+    assert (move.title, move.who) == ("refuse v2", "anna")
+    assert (registry.version(stream, 2).decision, registry.held(stream)) == ("refused", [])
+    assert registry.refused(stream) == {"sha-b2"}
+    assert registry.repair(stream) == []
 
 
 def test_the_runs_of_dead_rounds_are_closed(registry: Registry, stream: str, learn: Learn) -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,14 @@ import pytest
 
 from bhpeft.errors import Diverged, OutOfMemory, RegistryError, RegistryUnreachable
 from bhpeft.learning.predict import Predictor
+from bhpeft.operation import Approval
 from bhpeft.registry import Registry
-from bhpeft.rounds import learn, pending
+from bhpeft.registry.move_log import MoveLog
+from bhpeft.rounds import find_parent, learn, pending, turn
 from tests.rounds.conftest import NEVER, Chain, Steps, begin
+
+REFUSES = {"gates": NEVER}
+HOLDS = {"approval": Approval(required=True)}
 
 
 def untrained() -> Steps:
@@ -212,3 +218,37 @@ def test_a_quota_refuses_what_would_grow_a_file_beyond_it(tmp_path: Path) -> Non
     with no_file_may_grow(), pytest.raises(OSError, match="too large"):
         (tmp_path / "file").write_bytes(b"x" * 50_000)
     (tmp_path / "file").write_bytes(b"x" * 50_000)
+
+
+@pytest.mark.parametrize(("rules", "title"), [(REFUSES, "refuse v1"), (HOLDS, "hold v1")])
+def test_a_decision_that_a_crash_kept_out_of_the_log_is_logged_though_nothing_is_pending(
+    chain: Chain, rules: dict[str, Any], title: str
+) -> None:
+    """No round would come to mend it, so whoever looks is told.
+
+    It is logged in the name of who ran the round, who may be the one who must not approve it.
+    """
+    chain = chain.changed(**rules)
+    with pytest.raises(RuntimeError):
+        chain.learn(chain.deliver("b1"), Steps(stop="conclude"))
+    assert unfinished(chain)
+    _, mended = find_parent(chain.stream, chain.registry, nullcontext)
+    assert [(move.title, move.who) for move in mended] == [(title, "a test")]
+    assert chain.registry.history(chain.stream.name) == mended
+    assert not unfinished(chain)
+
+
+def test_a_move_cut_off_after_the_last_batch_does_not_wait_for_the_next_one(chain: Chain) -> None:
+    """The champion moved and its entry is open: the batch is learned, so nothing is pending."""
+    chain.learn(chain.deliver("b1"))
+    log = MoveLog(chain.registry.connection)
+    log.open(replace(chain.registry.history(chain.stream.name)[-1], kind="repair"))
+    assert unfinished(chain)
+    find_parent(chain.stream, chain.registry, nullcontext)
+    assert not unfinished(chain)
+
+
+def unfinished(chain: Chain) -> bool:
+    found = turn(chain.stream, chain.registry)
+    assert found.batches == ()
+    return found.unfinished
