@@ -76,11 +76,12 @@ def _check_exchangeable(state: AdapterState, draws: int) -> None:
             expected="a state on the whole base model",
             remedy="Learn a stream without `layers` under [model] to serve it elsewhere.",
         )
-    if draws and state.posterior.size == 0:
+    most = state.most_draws
+    if most is not None and draws > most:
         raise CheckpointError(
-            "A point estimate has no draws",
+            f"An ensemble of {most} has no more draws" if most else "A point estimate has no draws",
             found=f"{draws} asked for",
-            remedy="Export it without draws.",
+            remedy=f"Export it with {most} draws at most." if most else "Export it without draws.",
         )
 
 

@@ -133,12 +133,13 @@ def check_gauge(model: AdaptedModel, state: AdapterState) -> None:
 
 def _check_gaussian(model: AdaptedModel, variant: Variant, gaussian: Mapping[str, Tensor]) -> None:
     """Refuse a Bayesian variant without a posterior: it would silently be a point estimate."""
-    if gaussian or not variant.gaussian:
+    drawn = variant.gaussian | variant.dropout.keys()
+    if gaussian or not drawn or drawn & set(model.sites.parts.values()):
         return
     raise ConfigError(
         f"The variant {variant.name!r} makes nothing of these methods Gaussian",
         found="only " + ", ".join(sorted(set(model.sites.parts.values()))),
-        expected=f"one of {', '.join(sorted(variant.gaussian))}",
+        expected=f"one of {', '.join(sorted(drawn))}",
         remedy="Use one of the methods "
         f"{', '.join(variant.methods)}, another variant, or say gaussian = false.",
     )

@@ -30,7 +30,7 @@ from bhpeft.learning.course import Course
 from bhpeft.learning.descent import Descent
 from bhpeft.learning.problem import Task
 
-VECTORS = ("mean", "rho", "point")
+VECTORS = ("mean", "rho", "point", "momentum")
 FISHERS = ("gaussian_fisher", "point_fisher")
 COUNTS = ("steps", "travelled", "ending", "curve")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from bhpeft.learning.descent import Descent, diverged
 from bhpeft.learning.plan import PLATEAU
 from bhpeft.learning.problem import Task
-from bhpeft.learning.travel import epochs_needed
+from bhpeft.learning.travel import epochs_needed, travel_left
 
 
 @dataclass
@@ -81,11 +81,7 @@ class Course:
 
     def _end_after(self, epochs: int, descent: Descent) -> None:
         """End after so many epochs in all, if rho can have arrived by then."""
-        plan, variant = self.task.plan, self.task.variant
-        # The rates fall linearly, so the last epoch is worth half of what they are at its start.
-        rate = plan.rate(descent.steps, self.steps) * plan.rho_learning_rate * variant.rho_step
-        # An increasing KL has its say at the end of an epoch, when they are zero.
-        left = 0.0 if variant.kl_by_sgd else rate * (self.task.steps_an_epoch + 1) / 2
+        left = travel_left(self.task, self.task.plan.rate(descent.steps, self.steps))
         if descent.travelled + left >= self._needed:
             descent.end_by(self.steps)
             self.epochs, self.settled = epochs, True

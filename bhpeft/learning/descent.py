@@ -15,29 +15,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from bhpeft.errors import Diverged
 from bhpeft.learning.fisher import Fisher
-from bhpeft.learning.problem import Task, flow_time, kl_share
+from bhpeft.learning.movement import MOVES, Pace, groups
+from bhpeft.learning.problem import Task, kl_share
 from bhpeft.learning.state import AdapterState, layout
 from bhpeft.posterior import MeanField, flatten, unflatten
-from bhpeft.posterior.elbo import (
-    kl_gradient,
-    kl_scale,
-    nll_gradient,
-    online_precision,
-)
+from bhpeft.posterior.dropout import dropped, masks, rates_of
+from bhpeft.posterior.elbo import ElboGradient, kl_scale, nll_gradient, online_precision
 from bhpeft.posterior.estimators import ESTIMATORS
-from bhpeft.posterior.kl_flow import kl_flow
-
-# rho's gradient falls as σ² on the way down, and Adam's usual memory of a thousand steps keeps it
-# from arriving: on a noiseless toy with just the travel needed, σ ended 1.78 times its optimum with
-# β2 = 0.999 and 0.99 times with 0.95.
-RHO_BETAS = (0.9, 0.95)
 
 # A point of the curve once in so many steps. To look at one makes a GPU wait for itself, so they
 # stay where they were computed and are looked at so many at a time, and whenever an epoch ends.
@@ -75,8 +65,10 @@ class Descent:
 
     Attributes:
         steps: taken so far.
-        travelled: how far rho can have moved in them, in units of rho; where the KL is stepped
-            apart, for how long it has acted.
+        momentum: the running gradient of the mean, of an optimiser that keeps it here.
+        dropout: the share of inputs left out of each draw of a point weight, by name.
+        travelled: how far σ can have come in them, in the optimiser's units
+            (`bhpeft.learning.travel`).
         curve: what was read off.
         ending: where the loss stopped falling, the step and the rates' factor there; from then on
             the rates fall to zero over what is left.
@@ -94,6 +86,8 @@ class Descent:
     optimiser: torch.optim.Optimizer
     gaussian_fisher: Fisher
     point_fisher: Fisher
+    momentum: Tensor
+    dropout: Mapping[str, float]
     curve: list[dict[str, float]] = field(default_factory=list)
     steps: int = 0
     travelled: float = 0.0
@@ -116,21 +110,23 @@ class Descent:
         anchored = task.variant.decays if task.first else plan.point_weights == "anchored"
         # The anchor ages with ρ just as the Gaussian prior widens.
         precision = flatten(start.precision, shapes).to(device) * task.forgetting * float(anchored)
-        groups: list[dict[str, Any]] = [
-            {"params": [mean]},
-            {"params": [rho], "betas": RHO_BETAS},
-            {"params": [point]},
-        ]
+        fused = device.type in ("cuda", "cpu")
         return cls(
             task, generator, mean, rho, point, task.prior.to(device), anchor, precision,
-            torch.optim.AdamW(groups, weight_decay=0.0, fused=device.type in ("cuda", "cpu")),
+            torch.optim.AdamW(groups(mean, rho, point), weight_decay=0.0, fused=fused),
             Fisher(mean.numel(), device), Fisher(point.numel(), device),
+            torch.zeros_like(mean), rates_of(task.model.sites.parts, task.variant.dropout),
         )  # fmt: skip
 
     @property
     def q(self) -> MeanField:
         """Return the posterior as it is now."""
         return MeanField(self.mean, self.rho, self.prior.shapes, self.prior.scale)
+
+    def become(self, q: MeanField) -> None:
+        """Take over a posterior that was computed apart."""
+        self.mean.copy_(q.mean)
+        self.rho.copy_(q.rho)
 
     def step(self, minibatch: Mapping[str, Tensor], steps: int) -> None:
         """Take one minibatch in and move."""
@@ -185,39 +181,28 @@ class Descent:
         model = self.task.model
         draw = self.q.at(noise).requires_grad_()
         point = self.point.clone().requires_grad_()
-        weights = unflatten(draw, self.prior.shapes) | unflatten(
-            point, layout(self.task.start.point)
-        )
+        points = unflatten(point, layout(self.task.start.point))
+        left_out = self._left_out(len(minibatch["labels"]))
+        weights = unflatten(draw, self.prior.shapes) | points | dropped(points, left_out)
         # One scope for both passes: checkpointed layers are computed again in the backward pass
         # and must find the weights of this draw there.
         with model.swapped(weights):
-            logits = model.logits(minibatch, per_example=noise.dim() == 2)
+            logits = model.logits(minibatch, per_example=noise.dim() == 2 or bool(left_out))
             nll = self.task.predicted.loss(logits, minibatch)
             nll.backward()  # type: ignore[no-untyped-call]
         return nll.detach(), _gradient(draw), _gradient(point)
 
+    def _left_out(self, rows: int) -> dict[str, Tensor]:
+        """Return a mask of its own for every row, by weight; none where nothing is left out."""
+        shapes = self.task.model.shapes
+        found = masks(shapes, self.dropout, self.generator, rows) if self.dropout else {}
+        return {name: mask.to(self.mean.device) for name, mask in found.items()}
+
     def _move(self, found: Gathered, steps: int) -> None:
-        plan, variant = self.task.plan, self.task.variant
-        rate = self._rate(steps)
-        scale = self._scale(steps)
-        kl = kl_gradient(self.q, self.prior)
-        joint = 0.0 if variant.kl_by_sgd else scale
-        self.mean.grad = found.mean + joint * kl.mean
-        self.rho.grad = found.rho + joint * kl.rho
-        self.point.grad = self._point_gradient(found.point)
-        rho_rate = plan.rho_learning_rate * variant.rho_step
-        rates = (plan.learning_rate, rho_rate, plan.learning_rate)
-        for group, base in zip(self.optimiser.param_groups, rates, strict=True):
-            group["lr"] = base * rate
-        self.optimiser.step()
-        if not variant.kl_by_sgd:
-            self.travelled += rho_rate * rate
-            return
-        time = flow_time(self.task, self.steps, steps, rate)
-        pulled = kl_flow(self.q, self.prior, time)
-        self.mean.copy_(pulled.mean)
-        self.rho.copy_(pulled.rho)
-        self.travelled += time
+        pace = Pace(self._rate(steps), self._scale(steps), steps)
+        gradient = ElboGradient(found.mean, found.rho)
+        move = MOVES[self.task.variant.optimiser]
+        self.travelled += move(self, gradient, self._point_gradient(found.point), pace)
 
     def _rate(self, steps: int) -> float:
         """Return the learning rates' factor at this step."""

@@ -55,10 +55,11 @@ def with_members(state: AdapterState, model: AdaptedModel, variant: Variant) -> 
     """
     if variant.members == 1:
         return state
-    if state.posterior.size or model.sites.frozen:
+    drawn = state.posterior.size or variant.dropout
+    if drawn or model.sites.frozen:
         raise ConfigError(
             f"The members of {variant.name!r} cannot start apart",
-            found="Gaussian weights" if state.posterior.size else "frozen factors from one seed",
+            found=_drawn_words(state) if drawn else "frozen factors from one seed",
             expected="point weights under the blob parameterisation",
             remedy="Use an ensemble of point estimates, or one Gaussian.",
         )
@@ -68,3 +69,7 @@ def with_members(state: AdapterState, model: AdaptedModel, variant: Variant) -> 
         source = torch.Generator().manual_seed(spec.seed)
         others.append(first_state(build_model(spec), spec, variant, (), source))
     return joined([state, *(replace(other, spec=state.spec) for other in others)])
+
+
+def _drawn_words(state: AdapterState) -> str:
+    return "Gaussian weights" if state.posterior.size else "inputs left out at random"

@@ -27,6 +27,7 @@ from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.pooling import POSITIONS
 from bhpeft.posterior import MeanField, flatten, unflatten
 from bhpeft.posterior.distilled import Scalars, calibrated, tilted
+from bhpeft.posterior.dropout import dropped, masks, rates_of
 
 # Rows times draws of one forward pass: fills the matrix units and fits any memory.
 FOLDED_ROWS = 256
@@ -69,8 +70,8 @@ def full(model: AdaptedModel, state: AdapterState, draws: int) -> Recipe:
 
     A point estimate has none, and an ensemble as many as members at most.
     """
-    if state.posterior.size == 0:
-        draws = min(draws, state.spec.members) if state.spec.members > 1 else 0
+    most = state.most_draws
+    draws = draws if most is None else min(draws, most)
     if draws == 0:
         return mean(model, state)
     return Recipe(weights_of(model, state, draws), draws, max(1, FOLDED_ROWS // draws))
@@ -114,17 +115,22 @@ PREDICTORS: Mapping[str, Predictive] = {
 def weights_of(model: AdaptedModel, state: AdapterState, draws: int) -> dict[str, Tensor]:
     """Return a state's first `draws` fixed draws by name, or for 0 its mean weights.
 
-    An ensemble's draws are its members; for 0 it is the first of them.
+    An ensemble's draws are its members; for 0 it is the first of them. MC-dropout's are masks, the
+    same for every input.
     """
     q = state.posterior.to(model.device)
     point = {name: value.to(model.device) for name, value in state.point.items()}
     if state.spec.members > 1:
         return {name: value[:draws] if draws else value[0] for name, value in point.items()}
-    if draws == 0 or q.size == 0:
+    if draws == 0 or state.most_draws == 0:
         return unflatten(q.mean, q.shapes) | point
     generator = Generator().manual_seed(state.spec.seed)
     noise = q.noise(generator, draws, antithetic=draws % 2 == 0)
-    return unflatten(q.at(noise), q.shapes) | point
+    rates = rates_of(model.sites.parts, state.spec.dropout)
+    left_out = {
+        n: z.to(model.device) for n, z in masks(model.shapes, rates, generator, draws).items()
+    }
+    return unflatten(q.at(noise), q.shapes) | point | dropped(point, left_out)
 
 
 def drawn_last(model: AdaptedModel, state: AdapterState) -> list[str]:

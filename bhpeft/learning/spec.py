@@ -51,6 +51,7 @@ class Spec:
         absorbed: the batches learned, oldest first.
         tally: what the task keeps of the first round's answers, such as their mean and spread.
         members: how many there are of an ensemble: every point weight then has one of each.
+        dropout: by part, the share of inputs that each draw leaves out.
         temperature: what logits are divided by.
     """
 
@@ -75,6 +76,7 @@ class Spec:
     task_settings: Mapping[str, Any] = field(default_factory=dict)
     tally: tuple[float, ...] = ()
     members: int = 1
+    dropout: Mapping[str, float] = field(default_factory=dict)
     temperature: float = 1.0
     predictor: str = "full"
     scalars: Mapping[str, float] = field(default_factory=dict)

@@ -93,6 +93,13 @@ class AdapterState:
             spec=spec,
         )
 
+    @property
+    def most_draws(self) -> int | None:
+        """Return how many draws there are at most: None without a limit, 0 of a point estimate."""
+        if self.posterior.size or self.spec.dropout:
+            return None
+        return self.spec.members if self.spec.members > 1 else 0
+
     def with_spec(self, **changes: Any) -> AdapterState:
         """Return the same tensors under a changed spec."""
         return replace(self, spec=replace(self.spec, **changes))

@@ -1,17 +1,37 @@
 """Say how many epochs a round needs so that σ can reach its optimum.
 
-After one epoch the curvature is known, and the way σ still has to go with it. Adam moves rho by at
-most about its learning rate a step (`bhpeft.posterior.elbo.rho_travel`). A KL that is stepped apart
-by SGD moves it by its own flow (`bhpeft.posterior.kl_flow`), which widens; narrowing is left to
-Adam, which follows the likelihood.
+After one epoch the curvature is known, and the way σ still has to go with it. How fast it can go is
+the optimiser's: Adam moves rho by at most about its learning rate a step
+(`bhpeft.posterior.elbo.rho_travel`). A KL that is stepped apart by SGD moves it by its own flow
+(`bhpeft.posterior.kl_flow`), which widens; narrowing is left to Adam, which follows the likelihood.
+IVON replaces a share of the precision in each step, so the rest of the way shrinks by that share.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import exp, log, log1p
+
 from bhpeft.errors import RhoTravelTooShort
 from bhpeft.learning.problem import Task, flow_time
 from bhpeft.posterior.elbo import check_rho_travel, optimal_std, rho_travel
-from bhpeft.posterior.kl_flow import time_to_arrive
+from bhpeft.posterior.kl_flow import ARRIVED, time_to_arrive
+
+
+@dataclass(frozen=True)
+class Travel:
+    """How σ travels under one optimiser.
+
+    Attributes:
+        needed: (round, h) → the epochs σ needs to arrive and the travel that takes, in the units
+            of `Descent.travelled`.
+        left: (round, the rates' factor) → the travel of one more epoch over which the rates fall
+            to zero from there.
+    """
+
+    needed: Callable[[Task, float], tuple[int, float]]
+    left: Callable[[Task, float], float]
 
 
 def epochs_needed(task: Task, curvature: float) -> tuple[int, float]:
@@ -22,13 +42,28 @@ def epochs_needed(task: Task, curvature: float) -> tuple[int, float]:
         curvature: h, the mean diagonal Fisher information of one row after one epoch.
 
     Returns:
-        The epochs, and the summed learning rate needed: of rho, or of the KL where it is stepped
-        apart; in the units of `Descent.travelled`.
+        The epochs, and the travel needed: the summed learning rate of rho, that of the KL where it
+        is stepped apart, or −Σ log β₂; in the units of `Descent.travelled`.
 
     Raises:
         RhoTravelTooShort: not even `plan.max_epochs` would do.
     """
-    return (_by_sgd if task.variant.kl_by_sgd else _by_adam)(task, curvature)
+    return TRAVELS[task.variant.optimiser].needed(task, curvature)
+
+
+def travel_left(task: Task, rate: float) -> float:
+    """Return the travel of one more epoch over which the rates fall from `rate` to zero."""
+    return TRAVELS[task.variant.optimiser].left(task, rate)
+
+
+def ivon_share(task: Task) -> float:
+    """Return 1 − β₂, the share of the precision that one step of IVON replaces."""
+    return min(task.plan.rho_learning_rate * task.variant.rho_step, 0.5)
+
+
+def ivon_travel(task: Task) -> float:
+    """Return −log β₂ of one step: by e to minus it the rest of σ's way shrinks."""
+    return -log1p(-ivon_share(task))
 
 
 def _by_adam(task: Task, curvature: float) -> tuple[int, float]:
@@ -51,20 +86,75 @@ def _by_adam(task: Task, curvature: float) -> tuple[int, float]:
 
 
 def _by_sgd(task: Task, curvature: float) -> tuple[int, float]:
-    q = task.start.posterior
-    start, prior = float(q.std.median()), float(task.prior.std.median())
-    optimum = optimal_std(prior, len(task.rows), curvature, task.variant.kl_weight)
-    needed = time_to_arrive(start, optimum, prior, q.scale)
-    for epochs in _possible(task):
-        budget = _flow(task, task.steps(epochs))
-        if needed <= budget:
-            return epochs, needed
+    start, prior, optimum = _way(task, curvature)
+    needed = time_to_arrive(start, optimum, prior, task.start.posterior.scale)
+    epochs, budget = _enough(task, needed, lambda steps: _flow(task, steps))
+    if needed <= budget:
+        return epochs, needed
     raise RhoTravelTooShort(
         "The round is too short for the KL's own steps to widen the standard deviations",
         found=f"a summed KL learning rate of {budget:.4g} in {epochs} epochs",
         expected=f"at least {needed:.4g}, to go from σ = {start:.3g} to σ* = {optimum:.3g}",
         remedy=f"Multiply learning.plan.max_epochs or kl_learning_rate by {needed / budget:.2f}.",
     )
+
+
+def _by_ivon(task: Task, curvature: float) -> tuple[int, float]:
+    start, _, optimum = _way(task, curvature)
+    needed = ivon_needed(start, optimum)
+    epochs, budget = _enough(task, needed, lambda steps: steps * ivon_travel(task))
+    if needed <= budget:
+        return epochs, needed
+    raise RhoTravelTooShort(
+        "The round is too short for IVON to replace the precision it started from",
+        found=f"a rest of {exp(-budget):.2g} of it after {epochs} epochs",
+        expected=f"at most {exp(-needed):.2g}, to go from σ = {start:.3g} to σ* = {optimum:.3g}",
+        remedy=f"Multiply learning.plan.max_epochs or rho_learning_rate by {needed / budget:.2f}.",
+    )
+
+
+def _enough(task: Task, needed: float, travel: Callable[[int], float]) -> tuple[int, float]:
+    """Return the fewest epochs whose steps are travel enough, or the most, and their travel."""
+    for epochs in _possible(task):
+        budget = travel(task.steps(epochs))
+        if needed <= budget:
+            break
+    return epochs, budget
+
+
+def ivon_needed(start_std: float, optimum: float) -> float:
+    """Return the −Σ log β₂ after which σ is within `ARRIVED` of its optimum, or over it by that.
+
+    S = S* + (S₀ − S*)·Π β₂ for the precisions, if the curvature stays what it is.
+    """
+    apart = (optimum / start_std) ** 2 - 1.0
+    near = ARRIVED**-2 - 1.0 if apart > 0 else 1.0 - ARRIVED**2
+    return max(0.0, log(abs(apart) / near)) if apart else 0.0
+
+
+TRAVELS: dict[str, Travel] = {
+    # The rates fall linearly, so the last epoch is worth half of what they are at its start.
+    "adam": Travel(
+        _by_adam,
+        lambda task, rate: (
+            rate
+            * task.plan.rho_learning_rate
+            * task.variant.rho_step
+            * (task.steps_an_epoch + 1)
+            / 2
+        ),
+    ),
+    # An increasing KL has its say at the end of an epoch, when the rates are zero.
+    "adam_sgd": Travel(_by_sgd, lambda task, rate: 0.0),
+    # β₂ does not fall with the rates.
+    "ivon": Travel(_by_ivon, lambda task, rate: task.steps_an_epoch * ivon_travel(task)),
+}
+
+
+def _way(task: Task, curvature: float) -> tuple[float, float, float]:
+    """Return the medians of σ at the start and of the prior, and the optimum."""
+    start, prior = float(task.start.posterior.std.median()), float(task.prior.std.median())
+    return start, prior, optimal_std(prior, len(task.rows), curvature, task.variant.kl_weight)
 
 
 def _flow(task: Task, steps: int) -> float:

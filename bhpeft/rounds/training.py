@@ -171,7 +171,7 @@ def _described(
     return state.with_spec(
         kl_weight=chosen.kl_weight,
         forgetting=rho,
-        draws=stream.prediction.draws if state.posterior.size or state.spec.members > 1 else 0,
+        draws=0 if state.most_draws == 0 else stream.prediction.draws,
         absorbed=(*state.spec.absorbed, *_absorbed(intake)),
     )
 

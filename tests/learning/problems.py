@@ -66,6 +66,7 @@ def spec(methods: Sequence[str] = ("lora",), variant: Variant = BH_PEFT, **chang
         methods={name: SETTINGS[name] for name in methods},
         variant=variant.name,
         scale=variant.scale,
+        dropout=dict(variant.dropout),
         kl_weight=variant.kl_weight,
         forgetting=1.0,
         gauge="",

@@ -13,7 +13,7 @@ import torch
 from bhpeft.errors import TimeLimit
 from bhpeft.learning.checkpoint import Checkpoint, identity
 from bhpeft.learning.fit import Fitted, Task, fit
-from bhpeft.learning.variants import BLOB
+from bhpeft.learning.variants import BLOB, IVON, MC_DROPOUT
 from tests import tiny
 from tests.learning import problems
 
@@ -59,8 +59,11 @@ def same(one: Fitted, other: Fitted) -> bool:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"variant": BLOB}, {"plan": {"accumulate": 2}}, {"plan": {"patience": 1, "epochs": 6}}],
-    ids=["bh_peft", "blob", "accumulated", "patient"],
+    [
+        *({}, {"variant": BLOB}, {"variant": IVON}, {"variant": MC_DROPOUT}),
+        *({"plan": {"accumulate": 2}}, {"plan": {"patience": 1, "epochs": 6}}),
+    ],
+    ids=["bh_peft", "blob", "ivon", "mc_dropout", "accumulated", "patient"],
 )
 @pytest.mark.parametrize("after", [1, 3, 5])
 def test_a_training_cut_off_anywhere_ends_as_if_it_never_was(

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bhpeft.errors import RhoTravelTooShort
+from bhpeft.learning.course import Course
+from bhpeft.learning.descent import Descent
+from bhpeft.learning.fit import fit
+from bhpeft.learning.variants import IVON
+from tests import tiny
+from tests.learning import problems
+
+# Weight for weight what the plan of a stream gives, on problems of a few steps.
+PLAN = {"rho_learning_rate": 0.2}
+
+
+@pytest.mark.parametrize("estimator", ["shared", "per_example", "flipout"])
+def test_the_loss_falls_whatever_the_estimator(tmp_path: Path, estimator: str) -> None:
+    variant = replace(IVON, estimator=estimator)
+    task = problems.task(tmp_path, variant=variant, epochs=30, **PLAN)
+    curve = fit(task, tiny.generator()).curve
+    assert curve[-1]["nll"] < 0.5 * curve[0]["nll"]
+
+
+def test_a_round_is_lengthened_until_the_precision_is_replaced(tmp_path: Path) -> None:
+    """Three steps an epoch of −log 0.9 each: what was travelled is what was asked for."""
+    task = problems.task(tmp_path, variant=IVON, epochs=1, max_epochs=60, **PLAN)
+    found = fit(task, tiny.generator())
+    course, descent = Course(task, 1), Descent.begin(task, tiny.generator())
+    for minibatch in task.rows.minibatches(8, tiny.generator()):
+        descent.step(minibatch, 3)
+    course.judge(1, descent)
+    assert found.epochs > 1
+    assert found.travel_met is True
+    a_step = -torch.log(torch.tensor(0.9)).item()
+    assert descent.travelled == pytest.approx(3 * a_step)
+    assert 3 * (found.epochs - 1) * a_step < course._needed <= 3 * found.epochs * a_step + 0.5
+
+
+def test_a_round_that_cannot_replace_it_is_refused_by_name(tmp_path: Path) -> None:
+    task = problems.task(tmp_path, variant=IVON, epochs=1, max_epochs=2, rho_learning_rate=0.01)
+    with pytest.raises(RhoTravelTooShort, match="IVON to replace the precision"):
+        fit(task, tiny.generator())
+
+
+def test_a_second_round_starts_from_the_first_ones_posterior(tmp_path: Path) -> None:
+    first = fit(problems.task(tmp_path, variant=IVON, epochs=10, **PLAN), tiny.generator()).state
+    task = problems.task(tmp_path, variant=IVON, state=first, first=False, epochs=2, **PLAN)
+    assert task.prior is first.posterior
+    second = fit(task, tiny.generator(1)).state
+    gap = (second.posterior.mean - first.posterior.mean).abs() / first.posterior.std
+    assert 0 < float(gap.median()) < 2
+    assert float((second.posterior.std / first.posterior.std).median()) < 1.05
