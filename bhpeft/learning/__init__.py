@@ -7,5 +7,7 @@ build      the model a state describes, and the state round 0 starts from
 descent    one step down the loss
 course     how many steps a round needs
 fit        all of them
+joint      several tasks at once, around what they have in common
+sharing    which posteriors may share, and where a new one starts
 predict    fixed draws, folded into one forward pass
 """

@@ -70,28 +70,19 @@ def fit(
         TimeLimit: training took longer than `plan.max_seconds`.
         FitError: there are no rows.
     """
-    _check_rows(task)
+    check_rows(task)
     saved = Checkpoint.opened(kept, task, generator, task.plan.save_every) if kept else None
     descent, course = Descent.begin(task, generator), Course(task, task.plan.epochs)
     place = saved.restore(descent, course) if saved else Place()
     began = time.monotonic() - place.seconds
-    with _mode(task):
-        for epoch in course:
-            if epoch != place.epoch:
-                place = Place(epoch, new_order(generator))
-            left = course.steps - descent.steps
-            for group in islice(_groups(task, place.order), place.moves, place.moves + left):
-                for minibatch in group:
-                    descent.gather(minibatch)
-                descent.move(course.steps)
-                _check_time(task.plan, began)
-                place = replace(place, moves=place.moves + 1, seconds=time.monotonic() - began)
-                if saved:
-                    saved.save_in_time(descent, course, place)
-                if watch:
-                    watch(descent.steps, course.steps)
-            descent.read()
-            course.judge(epoch, descent)
+    with mode(task):
+        for step in walked(descent, course, place):
+            check_time(task.plan, began)
+            if saved:
+                here = replace(step, seconds=time.monotonic() - began)
+                saved.save_in_time(descent, course, here)
+            if watch:
+                watch(descent.steps, course.steps)
     return Fitted(
         state=descent.finished(),
         curve=descent.curve,
@@ -103,6 +94,29 @@ def fit(
     )
 
 
+def walked(descent: Descent, course: Course, place: Place) -> Iterator[Place]:
+    """Take the steps of a training one by one; yield after each where it is.
+
+    Args:
+        descent: what moves; its task and its generator say over which rows, in which order.
+        course: how far.
+        place: where an interrupted attempt left off, or the beginning.
+    """
+    task = descent.task
+    for epoch in course:
+        if epoch != place.epoch:
+            place = Place(epoch, new_order(descent.generator))
+        left = course.steps - descent.steps
+        for group in islice(_groups(task, place.order), place.moves, place.moves + left):
+            for minibatch in group:
+                descent.gather(minibatch)
+            descent.move(course.steps)
+            place = replace(place, moves=place.moves + 1)
+            yield place
+        descent.read()
+        course.judge(epoch, descent)
+
+
 def _groups(task: Task, order: int) -> Iterator[list[Minibatch]]:
     """Yield the minibatches of an epoch, as many together as one step is made from."""
     minibatches = task.rows.minibatches(task.plan.batch_size, Generator().manual_seed(order))
@@ -111,11 +125,17 @@ def _groups(task: Task, order: int) -> Iterator[list[Minibatch]]:
         yield group
 
 
-def _mode(task: Task) -> AbstractContextManager[None]:
+def mode(task: Task) -> AbstractContextManager[None]:
+    """Return the scope a training runs in: activations recomputed, where the plan says so."""
     return task.model.checkpointed() if task.plan.checkpointing else nullcontext()
 
 
-def _check_rows(task: Task) -> None:
+def check_rows(task: Task) -> None:
+    """Refuse a problem without rows.
+
+    Raises:
+        FitError: it has none.
+    """
     if len(task.rows) == 0:
         raise FitError(
             "The batch has no training rows",
@@ -125,7 +145,12 @@ def _check_rows(task: Task) -> None:
         )
 
 
-def _check_time(plan: Plan, began: float) -> None:
+def check_time(plan: Plan, began: float) -> None:
+    """End a training that has run out of time.
+
+    Raises:
+        TimeLimit: it began longer ago than the plan allows.
+    """
     if plan.max_seconds and time.monotonic() - began > plan.max_seconds:
         raise TimeLimit(
             "Training took longer than its limit",

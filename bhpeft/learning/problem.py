@@ -10,8 +10,7 @@ from bhpeft.learning.plan import Plan
 from bhpeft.learning.state import AdapterState
 from bhpeft.learning.variants import Variant
 from bhpeft.models.adapted import AdaptedModel
-from bhpeft.models.feature_table import FeatureTable
-from bhpeft.models.tokens import TokenTable
+from bhpeft.models.together import Table, TablesTogether
 from bhpeft.posterior import MeanField
 from bhpeft.posterior.elbo import blob_kl_weights, warmup
 
@@ -35,7 +34,7 @@ class Task:
     model: AdaptedModel
     start: AdapterState
     prior: MeanField
-    rows: TokenTable | FeatureTable
+    rows: Table | TablesTogether
     plan: Plan
     variant: Variant
     first: bool

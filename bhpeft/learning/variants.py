@@ -7,6 +7,7 @@ MLE baseline of the papers) without another code path: no weight is Gaussian, so
 Sources:
     BH-PEFT: arXiv 2508.02711, §4 (hybrid PEFT, N(0, 0.1²) first prior, posterior → prior rounds).
     BLoB: arXiv 2406.11675, §3 (σ = G², prior N(0, 0.2²) on A, re-weighted KL, KL stepped by SGD).
+    BoRA: arXiv 2407.15857, §3 (a hierarchy over LoRA weights; what is Gaussian here is ours).
 """
 
 from __future__ import annotations
@@ -166,6 +167,16 @@ BH_PEFT_CORE = replace(
     parameterisation="core",
 )
 
+# What a group of streams or tasks can share: every learned factor is Gaussian, the head's too, and
+# the frozen ones come from one seed. σ0 of the head is the first probe's (method notes §4).
+BORA = replace(
+    BH_PEFT_LINEAR,
+    name="bora",
+    gaussian=BH_PEFT_LINEAR.gaussian | {"head.weight", "head.bias", "head.log_variance"},
+    prior={**BH_PEFT.prior, "head.weight": Width(0.3), "head.bias": Width(0.3)},
+    methods=("lora",),
+)
+
 # What a Bayesian variant has to be better than; all of them on the same methods.
 POINT = replace(BH_PEFT, name="point", gaussian=frozenset())
 MAP = replace(
@@ -202,7 +213,7 @@ IVON = replace(BH_PEFT, name="ivon", optimiser="ivon", mean_step=25.0, rho_step=
 VARIANTS: dict[str, Variant] = {
     one.name: one
     for one in (
-        *(BH_PEFT, BLOB, BH_PEFT_LINEAR, BH_PEFT_CORE),
+        *(BH_PEFT, BLOB, BH_PEFT_LINEAR, BH_PEFT_CORE, BORA),
         *(POINT, MAP, MC_DROPOUT, ENSEMBLE, TEMPERATURE, LAPLACE, IVON),
     )
 }

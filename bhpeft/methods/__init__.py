@@ -27,7 +27,7 @@ from bhpeft.methods.parameterisation import PARAMETERISATIONS
 from bhpeft.methods.prefix import Prefix
 from bhpeft.methods.prompt import Prompt
 from bhpeft.methods.sampled import sampled_linear
-from bhpeft.methods.sites import Site, Sites, bypassed, swapped
+from bhpeft.methods.sites import Site, Sites, block_of, bypassed, swapped
 from bhpeft.plugins import resolve
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Sites",
     "swapped",
     "bypassed",
+    "block_of",
     "sampled_linear",
     "ARCHITECTURES",
     "Architecture",

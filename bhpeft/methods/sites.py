@@ -206,3 +206,9 @@ def check_weights(sites: Sites, weights: Mapping[str, Tensor]) -> None:
             expected="one number of draws S for all drawn weights",
             remedy="Draw all of them together.",
         )
+
+
+def block_of(name: str) -> str:
+    """Return the method and layer of a weight: "3.query.lora.a" is in block "lora 3"."""
+    layer, *rest = name.split(".")
+    return f"{rest[-2]} {layer}" if len(rest) > 1 else layer

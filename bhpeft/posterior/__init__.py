@@ -28,7 +28,14 @@ from bhpeft.posterior.elbo import (
 )
 from bhpeft.posterior.estimators import ESTIMATORS, Estimator
 from bhpeft.posterior.forgetting import Bound, StdBounds, clamp_std, power_prior, std_at_bounds
-from bhpeft.posterior.hierarchy import Hyper, Population, population, updated
+from bhpeft.posterior.hierarchy import (
+    Hyper,
+    Population,
+    centred,
+    check_gauges,
+    population,
+    updated,
+)
 from bhpeft.posterior.kl_flow import kl_flow, time_to_arrive
 from bhpeft.posterior.meanfield import (
     SCALES,
@@ -74,6 +81,8 @@ __all__ = [
     "Estimator",
     "Hyper",
     "Population",
+    "centred",
+    "check_gauges",
     "population",
     "updated",
     "kl_flow",

@@ -95,6 +95,27 @@ def population(base: MeanField, block: Callable[[str], str]) -> Population:
     return Population(base.mean.clone(), tau, base.shapes, blocks)
 
 
+def centred(known: Population, tasks: Sequence[MeanField], hyper: Hyper) -> Population:
+    """Return the population with the Θ that suits its τ and the tasks as they are.
+
+    In a joint fit after every step: Θ then moves with the tasks, where one that waited for an epoch
+    would hold a tight group back at each turn.
+
+    Args:
+        known: the population so far.
+        tasks: the posteriors of all its tasks; each over all its weights, or over some of them.
+        hyper: what is held fixed.
+    """
+    tau = _spread(known, 1.0).double()
+    total, seen = torch.zeros_like(tau), torch.zeros_like(tau)
+    for q in tasks:
+        mine = _mine(known, q)
+        total += _over(known, q, q.mean, mine)
+        seen += mine
+    mean = tau * total / (seen * tau + hyper.mean_std**-2)
+    return replace(known, mean=mean.float())
+
+
 def updated(
     known: Population, tasks: Sequence[MeanField], hyper: Hyper, gauges: Sequence[str] = ()
 ) -> Population:
@@ -102,7 +123,7 @@ def updated(
 
     Args:
         known: the population so far.
-        tasks: the posteriors of all its tasks.
+        tasks: the posteriors of all its tasks; each over all its weights, or over some of them.
         hyper: what is held fixed.
         gauges: of each posterior, where it is known.
 
@@ -111,22 +132,21 @@ def updated(
         ConfigError: there is no task.
     """
     _check(known, tasks, gauges)
-    means = torch.stack([q.mean.double() for q in tasks])
-    variances = torch.stack([SCALES[q.scale].std(q.rho.double()).square() for q in tasks])
-    tau = _spread(known, 1.0).double()
-    mean = tau * means.sum(0) / (len(tasks) * tau + hyper.mean_std**-2)
-    after = replace(known, mean=mean.float(), updates=known.updates + 1)
+    after = replace(centred(known, tasks, hyper), updates=known.updates + 1)
     if known.updates < hyper.held:
         return after
-    deviations = ((means - mean).square() + variances).sum(0)
-    sums, counts = _by_block(known, deviations)
+    spread, seen = torch.zeros_like(after.mean.double()), torch.zeros_like(after.mean)
+    for q in tasks:
+        mine = _mine(known, q)
+        mean = _over(known, q, q.mean, mine)
+        variance = _over(known, q, SCALES[q.scale].std(q.rho.double()).square(), mine)
+        spread += torch.where(mine, (mean - after.mean).square() + variance, 0.0)
+        seen += mine
+    sums, counts = _by_block(known, spread), _by_block(known, seen)
     return replace(
         after,
         tau={
-            name: min(
-                hyper.cap,
-                (hyper.shape + len(tasks) * counts[name] / 2) / (hyper.rate + total / 2),
-            )
+            name: min(hyper.cap, (hyper.shape + counts[name] / 2) / (hyper.rate + total / 2))
             for name, total in sums.items()
         },
     )
@@ -135,9 +155,19 @@ def updated(
 def _check(known: Population, tasks: Sequence[MeanField], gauges: Sequence[str]) -> None:
     if not tasks:
         raise ConfigError("A population without tasks has nothing to learn from", found="none")
-    like = known.prior(tasks[0].scale)
     for q in tasks:
-        same_layout(like, q)
+        ours = {name: shape for name, shape in known.shapes.items() if name in q.shapes}
+        if list(ours.items()) != list(q.shapes.items()):
+            same_layout(known.prior(q.scale), q)
+    check_gauges(gauges)
+
+
+def check_gauges(gauges: Sequence[str]) -> None:
+    """Refuse posteriors that live in different coordinates.
+
+    Raises:
+        StateError: one gauge is not the first.
+    """
     strange = next((gauge for gauge in gauges if gauge != gauges[0]), None)
     if strange is not None:
         raise StateError(
@@ -148,20 +178,37 @@ def _check(known: Population, tasks: Sequence[MeanField], gauges: Sequence[str])
         )
 
 
+def _mine(known: Population, q: MeanField) -> Tensor:
+    """Return which of the population's weights a posterior is over, (P,) bool."""
+    if q.shapes == known.shapes:
+        return torch.ones_like(known.mean, dtype=torch.bool)
+    parts = [
+        known.mean.new_full((prod(shape),), name in q.shapes, dtype=torch.bool)
+        for name, shape in known.shapes.items()
+    ]
+    return torch.cat(parts)
+
+
+def _over(known: Population, q: MeanField, vector: Tensor, mine: Tensor) -> Tensor:
+    """Return a vector over a posterior's weights as one over the population's, 0 elsewhere."""
+    whole = torch.zeros_like(known.mean, dtype=torch.float64)
+    whole[mine] = vector.double()
+    return whole
+
+
 def _spread(known: Population, power: float) -> Tensor:
     """Return each weight's τ to a power, (P,)."""
     whole = {
-        name: torch.full(shape, known.tau[known.block[name]] ** power)
+        name: known.mean.new_full(shape, known.tau[known.block[name]] ** power)
         for name, shape in known.shapes.items()
     }
     return flatten(whole, known.shapes)
 
 
-def _by_block(known: Population, terms: Tensor) -> tuple[dict[str, float], dict[str, int]]:
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    for name, part in unflatten(terms, known.shapes).items():
-        block = known.block[name]
-        sums[block] = sums.get(block, 0.0) + float(part.sum())
-        counts[block] = counts.get(block, 0) + prod(known.shapes[name])
-    return sums, counts
+def _by_block(known: Population, terms: Tensor) -> dict[str, float]:
+    """Return the sums of (P,) terms over the weights of each block."""
+    parts = unflatten(terms, known.shapes)
+    sums = dict.fromkeys(known.tau, 0.0)
+    for name, part in parts.items():
+        sums[known.block[name]] += float(part.sum())
+    return sums

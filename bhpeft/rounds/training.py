@@ -19,6 +19,7 @@ from bhpeft.learning.members import with_members
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.state import Absorbed, AdapterState, Spec
 from bhpeft.learning.variants import Variant
+from bhpeft.methods import block_of
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.feature_table import with_features
 from bhpeft.posterior import MeanField, power_prior, std_at_bounds
@@ -204,12 +205,6 @@ def _health(state: AdapterState, prior: MeanField, fitted: Fitted) -> dict[str, 
         "kl_by_block": q.kl_by(prior, block_of),
         "rho_travel_met": fitted.travel_met,
     }
-
-
-def block_of(name: str) -> str:
-    """Return the method and layer of a weight: "3.query.lora.a" is in block "lora 3"."""
-    layer, *rest = name.split(".")
-    return f"{rest[-2]} {layer}" if len(rest) > 1 else layer
 
 
 def _seed(stream: Stream, batch: Batch) -> int:

@@ -6,7 +6,7 @@ from torch import Generator, Tensor
 
 from bhpeft.errors import ConfigError, StateError
 from bhpeft.posterior import MeanField
-from bhpeft.posterior.hierarchy import Hyper, Population, population, updated
+from bhpeft.posterior.hierarchy import Hyper, Population, centred, population, updated
 
 SHAPES = {"1.a": (40, 5), "2.a": (50, 4)}
 SIZE = 400
@@ -107,6 +107,26 @@ def test_posteriors_of_another_gauge_or_layout_are_refused() -> None:
     other = MeanField(torch.zeros(3), torch.zeros(3), {"w": (3,)})
     with pytest.raises(StateError, match="different weights"):
         updated(population(base(), block), [other], Hyper())
+
+
+def test_a_task_without_some_of_the_weights_tells_about_the_others_alone() -> None:
+    """Θ and τ of a block are what they would be without the task that lacks it."""
+    three = tasks(3, torch.full((SIZE,), 0.7), torch.full((SIZE,), 0.2), 0.1)
+    part = MeanField(three[0].mean[:200], three[0].rho[:200], {"1.a": (40, 5)})
+    hyper, known = Hyper(held=0), population(base(), block)
+    found = updated(known, [part, *three[1:]], hyper)
+    whole, without = updated(known, three, hyper), updated(known, three[1:], hyper)
+    torch.testing.assert_close(found.mean[:200], whole.mean[:200])
+    torch.testing.assert_close(found.mean[200:], without.mean[200:])
+    assert found.tau == {"1": whole.tau["1"], "2": without.tau["2"]}
+
+
+def test_centring_moves_theta_alone() -> None:
+    posteriors = tasks(3, torch.full((SIZE,), 0.7), torch.full((SIZE,), 0.2), 0.1)
+    known = population(base(), block)
+    found = centred(known, posteriors, Hyper(held=0))
+    assert (found.tau, found.updates) == (known.tau, 0)
+    assert torch.equal(found.mean, updated(known, posteriors, Hyper(held=9)).mean)
 
 
 @pytest.mark.parametrize("wrong", [{"rate": 0.0}, {"shape": -1.0}, {"cap": 0.0}, {"held": -1}])

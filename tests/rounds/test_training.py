@@ -16,6 +16,7 @@ from bhpeft.data.rows import read_rows
 from bhpeft.data.split import side_of
 from bhpeft.errors import BaseModelMismatch, ConfigError, StateError, UnknownName
 from bhpeft.learning.state import AdapterState
+from bhpeft.methods import block_of
 from bhpeft.posterior import MeanField, power_prior
 from bhpeft.registry import Registry
 from bhpeft.rounds import intake as intake_module
@@ -23,7 +24,7 @@ from bhpeft.rounds.intake import Intake, take_in
 from bhpeft.rounds.replay import NOTHING, Replay
 from bhpeft.rounds.spec import model_of, spec_of, variant_of
 from bhpeft.rounds.steps import prepare
-from bhpeft.rounds.training import Trained, block_of, train
+from bhpeft.rounds.training import Trained, train
 from tests import tiny
 from tests.rounds.conftest import Chain, begin
 

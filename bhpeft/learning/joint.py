@@ -1,0 +1,308 @@
+"""Learn several tasks at once and let them share: a variational BoRA.
+
+    θ_d ~ N(Θ, 1/τ_g)          per block g (layer × method), for each task d
+
+Every task takes steps on its own rows, down −ELBO_d/N_d with N(Θ, 1/τ) as its prior; Θ follows the
+tasks after every step, τ is learned from them once a pass (`bhpeft.posterior.hierarchy`):
+
+    loss_d = mean_i[ −log p(y_i | x_i, m_d + s_d·ε) ] + (λ/N_d) · KL( N(m_d, s_d²) ‖ N(Θ, 1/τ) )
+
+    τ = 0     tasks that know nothing of each other, each under the base prior: `fit`, to the bit
+    τ = ∞     one posterior for all rows together
+    a number  the same τ for every block; a grid of them is how the paper chose it
+    None      learned by block, held at the base prior's for the first `held` of the passes
+
+With the estimator "mean" nothing is drawn, the KL's pull on the means is ½τ‖m_d − Θ‖², and the fit
+is the paper's MAP under its squared-norm prior; a learned τ is then EM's, blind to the spread.
+
+Source: BoRA (arXiv 2407.15857), MAP there over a grid of τ; VI and a learned τ are its future work.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Generator
+
+from bhpeft.errors import ConfigError, StateError
+from bhpeft.learning.checkpoint import Place, new_order
+from bhpeft.learning.course import Course
+from bhpeft.learning.descent import Descent
+from bhpeft.learning.fit import check_rows, check_time, fit, mode, walked
+from bhpeft.learning.problem import Task
+from bhpeft.learning.sharing import at_population, check_shares, common, coordinates
+from bhpeft.learning.state import AdapterState
+from bhpeft.methods import block_of
+from bhpeft.models.together import TablesTogether
+from bhpeft.posterior import (
+    Hyper,
+    MeanField,
+    Population,
+    centred,
+    check_gauges,
+    population,
+    updated,
+)
+
+__all__ = ["Joint", "Sharing", "fit_jointly", "over_grid"]
+
+# A point's σ, where a posterior has to have one: of no weight beside any gap between two means.
+POINT_STD = 1e-12
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How tasks share.
+
+    Attributes:
+        tau: the precision of every weight around Θ; 0 for tasks on their own, infinity for one
+            posterior of all, None to learn it by block.
+        held: the share of the passes for which a learned τ stays where it starts: before tasks
+            have moved they look alike, and τ would lock them there.
+        hyper: the hyperprior of Θ and τ; how long τ is held is `held`'s to say.
+    """
+
+    tau: float | None = None
+    held: float = 0.3
+    hyper: Hyper = field(default_factory=Hyper)
+
+    def __post_init__(self) -> None:
+        if (self.tau is not None and not self.tau >= 0) or not 0 <= self.held <= 1:
+            raise ConfigError(
+                "Tasks cannot share so",
+                found=f"τ = {self.tau}, held = {self.held}",
+                expected="τ from 0 to infinity, or None; held between 0 and 1",
+            )
+
+
+@dataclass(frozen=True)
+class Joint:
+    """What a joint fit left.
+
+    Attributes:
+        states: by task, each with its population's N(Θ, 1/τ) as its base prior.
+        population: Θ and τ.
+        path: τ by block, after each time it was updated; empty where it is fixed.
+        curves: by task, as `Fitted.curve`.
+        seconds: how long it took.
+    """
+
+    states: Mapping[str, AdapterState]
+    population: Population
+    path: Sequence[Mapping[str, float]]
+    curves: Mapping[str, Sequence[Mapping[str, float]]]
+    seconds: float
+
+    def newcomer(self, start: AdapterState) -> AdapterState:
+        """Return where a task nobody has seen starts, and what is predicted for it meanwhile.
+
+        Args:
+            start: its `first_state`, in the same gauge.
+
+        Raises:
+            StateError: it is in another gauge.
+        """
+        check_gauges([coordinates(one) for one in (*self.states.values(), start)])
+        return at_population(self.population, start)
+
+
+# Called with how many steps the longest task has taken, and of how many.
+Watch = Callable[[int, int], None]
+
+
+def fit_jointly(
+    tasks: Mapping[str, Task],
+    generator: Generator,
+    sharing: Sharing = Sharing(),
+    watch: Watch | None = None,
+) -> Joint:
+    """Learn several tasks, each from its own rows and from what it has in common with the others.
+
+    Args:
+        tasks: by name; first rounds on one model, under one variant and plan.
+        generator: the source of every task's draws and order of rows.
+        sharing: how tightly the tasks are held together.
+        watch: called after each step of all.
+
+    Raises:
+        ConfigError: there is no task, or a task is none that can share.
+        StateError: the tasks live in different gauges, or a point would move their coordinates.
+        FitError: as for `bhpeft.learning.fit.fit`.
+    """
+    _check(tasks)
+    if sharing.tau == math.inf:
+        return _pooled(tasks, generator, watch)
+    if sharing.tau == 0:
+        return _apart(tasks, generator, watch)
+    return _Group.begin(tasks, generator, sharing).learned(watch)
+
+
+def over_grid(
+    tasks: Mapping[str, Task], taus: Iterable[float | None], seed: int, sharing: Sharing
+) -> dict[float | None, Joint]:
+    """Return a joint fit for each τ, all with the same seed; None is the learned one."""
+    return {
+        tau: fit_jointly(tasks, Generator().manual_seed(seed), replace(sharing, tau=tau))
+        for tau in taus
+    }
+
+
+@dataclass
+class _Group:
+    """Tasks on their way together.
+
+    Attributes:
+        descents, courses, walks: of each task.
+        known: Θ and τ as they are.
+        sharing: how they share, with the passes τ is held for counted.
+        passes: steps after which every task has seen its rows once.
+    """
+
+    descents: dict[str, Descent]
+    courses: dict[str, Course]
+    walks: dict[str, Iterator[Place]]
+    known: Population
+    sharing: Sharing
+    passes: int
+    path: list[Mapping[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, tasks: Mapping[str, Task], generator: Generator, sharing: Sharing) -> _Group:
+        first = next(iter(tasks.values()))
+        known = common([first.start])
+        if sharing.tau is not None:
+            known = replace(known, tau=dict.fromkeys(known.tau, sharing.tau))
+        known = replace(known, mean=known.mean.to(first.model.device))
+        held = round(sharing.held * first.plan.epochs)
+        descents, courses = {}, {}
+        for name, task in tasks.items():
+            own = _under(known.prior(task.variant.scale), task)
+            descents[name] = Descent.begin(own, _source(generator))
+            courses[name] = Course(own, own.plan.epochs)
+        return cls(
+            descents=descents,
+            courses=courses,
+            walks={name: walked(descents[name], courses[name], Place()) for name in tasks},
+            known=known,
+            sharing=replace(sharing, hyper=replace(sharing.hyper, held=held)),
+            passes=max(task.steps_an_epoch for task in tasks.values()),
+        )
+
+    def learned(self, watch: Watch | None) -> Joint:
+        """Walk until every task is through."""
+        began, step = time.monotonic(), 0
+        plan = next(iter(self.descents.values())).task.plan
+        with mode(next(iter(self.descents.values())).task):
+            while self._step():
+                step += 1
+                check_time(plan, began)
+                self._share(learn=self.sharing.tau is None and step % self.passes == 0)
+                if watch:
+                    watch(step, max(course.steps for course in self.courses.values()))
+        self._share(learn=self.sharing.tau is None)
+        return self._result(time.monotonic() - began)
+
+    def _step(self) -> bool:
+        """Take a step of every task that has one left; say whether there was any."""
+        for name in list(self.walks):
+            if next(self.walks[name], None) is None:
+                del self.walks[name]
+        return bool(self.walks)
+
+    @torch.no_grad()
+    def _share(self, learn: bool) -> None:
+        """Move Θ, and τ where it is to be learned, and give every task its new prior."""
+        posteriors = [_seen(descent) for descent in self.descents.values()]
+        act = updated if learn else centred
+        self.known = act(self.known, posteriors, self.sharing.hyper)
+        if learn:
+            self.path.append(dict(self.known.tau))
+        prior = self.known.prior(posteriors[0].scale)
+        for descent in self.descents.values():
+            descent.prior = prior
+
+    def _result(self, seconds: float) -> Joint:
+        known = replace(self.known, mean=self.known.mean.cpu())
+        states = {
+            name: replace(descent.finished(), prior=known.prior(descent.prior.scale))
+            for name, descent in self.descents.items()
+        }
+        curves = {name: descent.curve for name, descent in self.descents.items()}
+        return Joint(states, known, self.path, curves, seconds)
+
+
+def _apart(tasks: Mapping[str, Task], generator: Generator, watch: Watch | None) -> Joint:
+    fitted = {name: fit(task, _source(generator), watch) for name, task in tasks.items()}
+    return Joint(
+        states={name: one.state for name, one in fitted.items()},
+        population=common([task.start for task in tasks.values()]),
+        path=[],
+        curves={name: one.curve for name, one in fitted.items()},
+        seconds=sum(one.seconds for one in fitted.values()),
+    )
+
+
+def _pooled(tasks: Mapping[str, Task], generator: Generator, watch: Watch | None) -> Joint:
+    """Learn all rows as one task; what all know of it is what a newcomer starts from."""
+    first = next(iter(tasks.values()))
+    rows = TablesTogether([task.rows for task in tasks.values()])
+    fitted = fit(replace(first, rows=rows), _source(generator), watch)
+    return Joint(
+        states=dict.fromkeys(tasks, fitted.state),
+        population=population(fitted.state.posterior, block_of),
+        path=[],
+        curves=dict.fromkeys(tasks, fitted.curve),
+        seconds=fitted.seconds,
+    )
+
+
+def _under(prior: MeanField, task: Task) -> Task:
+    """Return a task under another prior; its σ starts no wider than that is."""
+    q = task.start.posterior
+    rho = torch.minimum(q.rho, prior.rho.to(q.rho.device))
+    return replace(task, prior=prior, start=replace(task.start, posterior=replace(q, rho=rho)))
+
+
+def _seen(descent: Descent) -> MeanField:
+    """Return a task's posterior as Θ and τ see it: where nothing is drawn it is its mean."""
+    q = descent.q
+    if descent.task.variant.estimator != "mean":
+        return q
+    return MeanField.from_std(q.mean, torch.full_like(q.mean, POINT_STD), q.shapes, q.scale)
+
+
+def _source(generator: Generator) -> Generator:
+    """Return a task's own source, so that it learns alike whoever learns beside it."""
+    return Generator().manual_seed(new_order(generator))
+
+
+def _check(tasks: Mapping[str, Task]) -> None:
+    if not tasks:
+        raise ConfigError("A joint fit needs tasks", found="none", expected="one at least")
+    first = next(iter(tasks.values()))
+    for name, task in tasks.items():
+        check_rows(task)
+        same = task.model is first.model and task.variant == first.variant
+        if not (same and task.plan == first.plan and task.first):
+            raise ConfigError(
+                f"The task {name!r} cannot be learned beside the others",
+                found="another model, variant or plan" if task.first else "a later round",
+                expected="first rounds of one model, variant and plan",
+            )
+        if task.variant.finish or task.start.spec.members > 1:
+            raise ConfigError(
+                f"The variant {task.variant.name!r} cannot be learned jointly",
+                found="an ensemble, or a step after the descent",
+                expected="one posterior a task, and nothing after it",
+            )
+        if list(task.start.posterior.shapes) != list(first.start.posterior.shapes):
+            raise StateError(
+                f"The task {name!r} has other Gaussian weights than the first",
+                expected="the same methods, and heads of the same labels where they are Gaussian",
+            )
+    check_shares(first.model, first.variant)
+    check_gauges([coordinates(task.start) for task in tasks.values()])
