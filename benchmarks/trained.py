@@ -1,7 +1,7 @@
 """Train small posteriors on real text, once: what a prediction's fidelity can be measured on.
 
-A posterior is learned as a round learns it, on MiniLM with LoRA in all layers and one pooled token,
-and kept in `.cache/benchmarks`, under a name that follows from everything it was made with.
+A posterior is learned as a round learns it, on MiniLM with LoRA in all layers, mean pooled, and
+kept in `.cache/benchmarks`, under a name that follows from everything it was made with.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def untrained(problem: Problem, arithmetic: Arithmetic) -> Predictor:
     spec = Spec(
         base=problem.base, revision="", fingerprint="", layers=problem.layers,
         task="classification", labels=tuple(f"class {c}" for c in range(problem.labels)),
-        pooling="last" if problem.pooling == "last" else "first", max_length=TOKENS,
+        pooling=problem.pooling, max_length=TOKENS,
         methods={"lora": {"rank": problem.rank, "alpha": problem.alpha}}, variant=BH_PEFT.name,
         scale=BH_PEFT.scale, kl_weight=0.3, forgetting=1.0, gauge="", draws=DRAWS, seed=0,
         abstain_above=1.0,
@@ -93,7 +93,7 @@ def untrained(problem: Problem, arithmetic: Arithmetic) -> Predictor:
 def _spec(labels: tuple[str, ...], seed: int, layers: int | None) -> Spec:
     return Spec(
         base=MINILM, revision="", fingerprint="", layers=layers, task="classification",
-        labels=labels, pooling="first", max_length=TOKENS, methods={"lora": {}},
+        labels=labels, pooling="", max_length=TOKENS, methods={"lora": {}},
         variant=BH_PEFT.name, scale=BH_PEFT.scale, kl_weight=0.3, forgetting=1.0, gauge="",
         draws=DRAWS, seed=seed, abstain_above=1.0,
     )  # fmt: skip

@@ -113,7 +113,8 @@ class Learning(Section):
 class Prediction(Section):
     """How a prediction comes about, how many draws it takes and when it abstains."""
 
-    predictor: str = Field("full", description="mean, full, last_layer, calibrated, auto, or yours")
+    # Measured by `python -m benchmarks predict`: see docs/method.md, "Predictions".
+    predictor: str = Field("auto", description="mean, full, last_layer, calibrated, linear, auto")
     draws: int = Field(8, ge=0, le=1000)
     abstain_share: float = Field(0.1, ge=0, lt=1, description="share of known rows that abstains")
     fidelity_rows: int = Field(32, ge=0, description="unseen rows it is measured on; 0 for none")

@@ -22,6 +22,7 @@ PEERS = {
     "posteriors vi.diag": "vi_diag",
     "BLoB": "blob",
     "ensemble of 5": "ensemble",
+    "vmap": "vmap",
     "laplace-torch fit, diagonal": "laplace_diag",
     "laplace-torch fit, KFAC": "laplace_kfac",
 }

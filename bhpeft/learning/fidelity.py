@@ -24,8 +24,16 @@ import torch
 from torch import Generator, Tensor
 
 from bhpeft.errors import ConfigError
+from bhpeft.learning.linear import covariance
 from bhpeft.learning.predict import Predictor
-from bhpeft.learning.predictors import FOLDED_ROWS, PREDICTORS, Recipe, drawn_last
+from bhpeft.learning.predictors import (
+    EXACT,
+    FOLDED_ROWS,
+    LINEAR_ROWS,
+    PREDICTORS,
+    Recipe,
+    drawn_last,
+)
 from bhpeft.learning.state import AdapterState
 from bhpeft.plugins import resolve
 from bhpeft.posterior import unflatten
@@ -36,16 +44,18 @@ from bhpeft.tasks.categorical import FIGURES
 AUTO = "auto"
 # What everyone does: the unit of distance from the gold.
 NAIVE = 10
-# Sampled passes the scalars are distilled from, on so many rows without their labels: two pooled
-# moments of a few hundred rows are known to a per cent or two.
-DISTIL_DRAWS, DISTIL_ROWS = 8, 256
+# Sampled passes the scalars are distilled from, on so many rows without their labels. All rows have
+# the same draws, so it is the draws that say how well the pooled moments are known.
+DISTIL_DRAWS, DISTIL_ROWS = 16, 64
+# More classes are too many passes back for `linear` to be worth trying.
+LINEAR_CLASSES = 5
 
 # `auto` takes the cheapest that is no further from the gold than ten draws are, and ranks rows as
 # well up to what the ranks of some thirty rows leave open; a distance below a thousandth of a nat
 # is none.
 KL_RATIO, RANK_GAP, NO_KL = 1.0, 0.05, 1e-3
 # Interleaved passes of each; the fastest counts, since other processes only ever add time.
-TIMED_PASSES, TIMED_ROWS = 3, 16
+TIMED_PASSES, TIMED_ROWS = 3, 8
 
 
 @dataclass(frozen=True)
@@ -102,9 +112,9 @@ def offered(version: Predictor) -> list[str]:
     state = version.state
     if state.posterior.size == 0 or state.spec.draws == 0 or version.task.figures is not FIGURES:
         return []
-    if not drawn_last(version.model, state):
-        return ["full"]
-    return ["last_layer", "calibrated", "full"]
+    last = ["last_layer", "calibrated"] if drawn_last(version.model, state) else []
+    linear = ["linear"] if version.model.labels <= LINEAR_CLASSES else []
+    return [*last, *linear, EXACT]
 
 
 def prepared(version: Predictor, texts: Sequence[str]) -> Predictor:
@@ -113,7 +123,12 @@ def prepared(version: Predictor, texts: Sequence[str]) -> Predictor:
     if not texts:
         return version
     drawn = version.logits(texts, version.recipe(DISTIL_DRAWS))
-    scalars = distil(version.logits(texts, version.recipe(0))[0], drawn)
+    linear = None
+    if version.model.labels <= LINEAR_CLASSES:
+        parts = version.minibatches(texts, LINEAR_ROWS)
+        covered = (covariance(version.model, version.state, part) for _, part in parts)
+        linear = torch.cat(list(covered)) / version.state.spec.temperature**2
+    scalars = distil(version.logits(texts, version.recipe(0))[0], drawn, linear)
     return replace(version, state=version.state.with_spec(scalars=scalars.as_dict()))
 
 
@@ -131,7 +146,11 @@ def gold(version: Predictor, texts: Sequence[str], draws: int) -> Gold:
 
 
 def measured(
-    version: Predictor, names: Sequence[str], texts: Sequence[str], draws: int
+    version: Predictor,
+    names: Sequence[str],
+    texts: Sequence[str],
+    draws: int,
+    keep: str | None = None,
 ) -> dict[str, Fidelity]:
     """Return the fidelity of each predictor on these texts.
 
@@ -140,6 +159,7 @@ def measured(
         names: of predictors.
         texts: unseen rows, two at least.
         draws: of the gold, a hundred or more.
+        keep: the one that stays if it is faithful enough; then no other is measured.
 
     Raises:
         ConfigError: the gold would be no gold, or there is nothing to rank.
@@ -154,14 +174,16 @@ def measured(
     reference = gold(version, texts, draws)
     naive_kl = _mean([_kl(rest, ten) for ten, rest in reference.tens])
     naive_rank = _mean([_rank(rest, ten) for ten, rest in reference.tens])
-    costs = _costs(version, names, texts[:TIMED_ROWS])
-    found = {}
-    for name in names:
+    found: dict[str, Fidelity] = {}
+    for name in sorted(names, key=lambda name: name != keep):
         probs = torch.from_numpy(_as(version, name).probabilities(texts))
         kl, rank = _kl(reference.probs, probs), _rank(reference.probs, probs)
         ratio = kl / max(naive_kl, 1e-12)
-        found[name] = Fidelity(kl, ratio, rank, rank - naive_rank, costs[name])
-    return found
+        found[name] = Fidelity(kl, ratio, rank, rank - naive_rank, math.nan)
+        if name == keep and found[name].enough:
+            break
+    costs = _costs(version, list(found), texts[:TIMED_ROWS])
+    return {name: replace(one, cost=costs[name]) for name, one in found.items()}
 
 
 def chosen(found: Mapping[str, Fidelity], keep: str | None = None) -> str:
@@ -169,13 +191,22 @@ def chosen(found: Mapping[str, Fidelity], keep: str | None = None) -> str:
 
     Args:
         found: what was measured.
-        keep: the champion's predictor, which stays as long as it is faithful enough: a service
-            should not change its way of answering over a few milliseconds.
+        keep: what `kept` returned.
     """
     enough = {name: one for name, one in found.items() if one.enough}
     if keep in enough:
         return str(keep)
-    return min(enough, key=lambda name: enough[name].cost) if enough else "full"
+    return min(enough, key=lambda name: enough[name].cost) if enough else EXACT
+
+
+def kept(champion: AdapterState | None, names: Sequence[str]) -> str | None:
+    """Return the champion's predictor, which stays as long as it is faithful enough.
+
+    A service should not change its way of answering over a few milliseconds. All draws are dear:
+    they give way to the first that is as faithful as ten of them.
+    """
+    name = None if champion is None else champion.spec.predictor
+    return name if name in names and name != EXACT else None
 
 
 def _as(version: Predictor, name: str) -> Predictor:

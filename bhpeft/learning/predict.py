@@ -9,7 +9,7 @@ Source: method notes §5; `bhpeft.posterior.predictive` for the decomposition of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,8 @@ from bhpeft.learning.state import AdapterState
 from bhpeft.methods import bypassed
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.arithmetic import PLAIN, Arithmetic
-from bhpeft.models.encode import encode, padded
+from bhpeft.models.encode import cuts, encode, padded
+from bhpeft.models.tokens import WINDOW
 from bhpeft.plugins import resolve
 from bhpeft.tasks import Task
 
@@ -97,19 +98,19 @@ class Predictor:
 
     def logits(self, texts: Sequence[str], recipe: Recipe, watch: Watch | None = None) -> Tensor:
         """Return the logits of each text under each draw of a recipe, (S, N, outputs)."""
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         said: list[Tensor] = []
+        order: list[np.ndarray] = []
         with torch.no_grad(), self.model.swapped(recipe.weights):
-            for begin in range(0, len(texts), recipe.rows):
-                rows = order[begin : begin + recipe.rows]
-                minibatch = self.encode([texts[row] for row in rows])
-                logits = self.model.logits(minibatch) / self.state.spec.temperature
+            for rows, minibatch in self.minibatches(texts, recipe.rows):
+                logits = (recipe.run or self.model.logits)(minibatch)
+                logits = logits / self.state.spec.temperature
                 said.append(recipe.finish(logits.reshape(recipe.draws, len(rows), -1)).cpu())
+                order.append(rows)
                 if watch:
                     watch(len(rows))
         if not said:
             return recipe.finish(torch.empty(recipe.draws, 0, self.model.labels))
-        return torch.cat(said, dim=1)[:, np.argsort(order)]
+        return torch.cat(said, dim=1)[:, np.argsort(np.concatenate(order))]
 
     def predict(self, texts: Sequence[str], draws: int | None = None) -> pd.DataFrame:
         """Return the task's answer to each text, how sure it is, and whether it abstains.
@@ -137,10 +138,8 @@ class Predictor:
     def embeddings(self, texts: Sequence[str]) -> np.ndarray:
         """Return the frozen base's vector of each text, (N, d) float32."""
         out = np.empty((len(texts), self.model.head.width), dtype=np.float32)
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        for begin in range(0, len(texts), FOLDED_ROWS):
-            rows = order[begin : begin + FOLDED_ROWS]
-            out[rows] = self.model.embed(self.encode([texts[row] for row in rows])).cpu().numpy()
+        for rows, minibatch in self.minibatches(texts, FOLDED_ROWS):
+            out[rows] = self.model.embed(minibatch).cpu().numpy()
         return out
 
     def encode(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
@@ -149,6 +148,17 @@ class Predictor:
         return padded(
             encode(tokenizer, texts, self.state.spec.max_length), int(tokenizer.pad_token_id)
         )
+
+    def minibatches(
+        self, texts: Sequence[str], most: int
+    ) -> Iterator[tuple[np.ndarray, Mapping[str, Tensor]]]:
+        """Yield rows of similar length, at most so many at a time, and which they are."""
+        tokenizer, pad = self.model.base.tokenizer, int(self.model.base.tokenizer.pad_token_id)
+        for first in range(0, len(texts), WINDOW):
+            window = texts[first : first + WINDOW]
+            tokens = encode(tokenizer, window, self.state.spec.max_length)
+            for rows in cuts([len(row) for row in tokens], most):
+                yield rows + first, padded([tokens[row] for row in rows], pad)
 
     def weights(self, draws: int) -> dict[str, Tensor]:
         """Return the version's first `draws` fixed draws by name, or for 0 its mean weights.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -12,6 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+# Padded tokens over real ones that a minibatch may have before it is cut.
+PADDED = 1.1
 
 
 def encode(
@@ -52,6 +55,30 @@ def padded(rows: Sequence[Sequence[int] | NDArray[Any]], pad: int) -> dict[str, 
         "input_ids": torch.from_numpy(ids),
         "attention_mask": torch.from_numpy(real.astype(np.int64)),
     }
+
+
+def cuts(lengths: Sequence[int], most: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the places of rows that are padded together, the shortest rows first.
+
+    Lengths of real texts have a long tail: the 200 shortest of 200 texts hold 24 tokens a row, and
+    padded to the longest of them 60. So a piece ends when it is full, or when one row more would
+    leave it more padded than `PADDED` times its tokens, if it is a quarter full by then.
+
+    Args:
+        lengths: tokens of each row.
+        most: rows of a piece.
+    """
+    order = np.argsort(np.asarray(lengths), kind="stable")
+    begin = tokens = 0
+    for end, place in enumerate(order):
+        count, length = end - begin, int(lengths[place])
+        wide = (count + 1) * length > PADDED * (tokens + length) and 4 * count >= most
+        if count == most or wide:
+            yield order[begin:end]
+            begin, tokens = end, 0
+        tokens += length
+    if len(order):
+        yield order[begin:]
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

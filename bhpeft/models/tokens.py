@@ -77,7 +77,6 @@ class Window:
         ids, mask = self._padded(order, lengths, widths, sizes, pad)
         labels, rows = torch.from_numpy(self.labels[order]), torch.from_numpy(self.rows[order])
         options = torch.from_numpy(self.options[order])
-        options = torch.from_numpy(self.options[order])
         positions = torch.from_numpy(self.start + order)
         found = []
         cuts = zip(starts.tolist(), sizes.tolist(), widths.tolist(), ends.tolist(), strict=True)

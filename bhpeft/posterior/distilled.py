@@ -34,13 +34,15 @@ class Scalars:
     Attributes:
         shrink: a, the mean logit over the logit of the mean weights.
         variance: v of a logit under the posterior.
+        spread: g, the variance of logits over that of the model made linear in its weights.
     """
 
     shrink: float = 1.0
     variance: float = 0.0
+    spread: float = 1.0
 
     def as_dict(self) -> dict[str, float]:
-        """Return both by name."""
+        """Return them by name."""
         return asdict(self)
 
     @classmethod
@@ -49,22 +51,28 @@ class Scalars:
         return cls(**stored)
 
 
-def distil(at_mean: Tensor, drawn: Tensor) -> Scalars:
+def distil(at_mean: Tensor, drawn: Tensor, linear: Tensor | None = None) -> Scalars:
     """Return the scalars of a posterior.
 
     Logits are centred over classes first: a softmax does not see their common part.
 
     Args:
         at_mean: (N, C), the logits of the mean weights.
-        drawn: (S, N, C), those of antithetic draws, whose mean has no error of odd order, so that
-            deviations from it are divided by S.
+        drawn: (S, N, C), those of antithetic draws, two pairs at least. Their mean has no error
+            of odd order, so that deviations from it are divided by S.
+        linear: (N, C, C), the covariance of the linear model's; None leaves its spread as it is.
     """
     center, drawn = _centred(at_mean), _centred(drawn)
-    mean = drawn.mean(0)
     classes = at_mean.shape[-1]
-    shrink = float((mean * center).sum() / center.square().sum().clamp_min(1e-30))
-    variance = float((drawn - mean).square().mean()) * classes / max(1, classes - 1)
-    return Scalars(shrink, variance)
+    first, second = drawn.chunk(2)
+    along = ((first + second) / 2 * center).sum((-1, -2))
+    shrink = _told(along / center.square().sum().clamp_min(1e-30))
+    variance = float((drawn - drawn.mean(0)).square().mean()) * classes / max(1, classes - 1)
+    if linear is None:
+        return Scalars(shrink, variance)
+    expected = linear.double().diagonal(dim1=-2, dim2=-1).sum()
+    found = ((first - second) / 2).square().sum((-1, -2))
+    return Scalars(shrink, variance, _told(found / expected.clamp_min(1e-30)))
 
 
 def calibrated(at_mean: Tensor, scalars: Scalars) -> Tensor:
@@ -97,6 +105,16 @@ def tilted(logits: Tensor, target: Tensor) -> Tensor:
         if not bool((missing.abs() >= CLOSE).any()):
             break
     return log_probs
+
+
+def _told(found: Tensor) -> float:
+    """Return what pairs of draws, (S / 2,), say on average, as far as they can tell it from 1.
+
+    A few pairs of a narrow posterior scatter by more than there is to mend. Positive-part James and
+    Stein: the distance from 1 shrinks by the share of it that is the mean's own variance.
+    """
+    mean, scatter = float(found.mean()), float(found.var(correction=1)) / len(found)
+    return 1.0 + (mean - 1.0) * max(0.0, 1.0 - scatter / max((mean - 1.0) ** 2, 1e-30))
 
 
 def _centred(logits: Tensor) -> Tensor:

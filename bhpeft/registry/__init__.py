@@ -13,7 +13,7 @@ costs nothing.
 from __future__ import annotations
 
 from bhpeft.registry.book import Book
-from bhpeft.registry.books import read_all
+from bhpeft.registry.books import glanced, read_all
 from bhpeft.registry.records import Entry, Failure, Move, Version
 from bhpeft.registry.registry import Registry
 from bhpeft.registry.retention import Waste, remove_waste, waste
@@ -27,6 +27,7 @@ __all__ = [
     "Move",
     "Failure",
     "Entry",
+    "glanced",
     "read_all",
     "waste",
     "remove_waste",

@@ -1,7 +1,8 @@
 """Settle how a candidate answers: by the predictor the stream file names, or the one measured best.
 
-Whichever it is, its fidelity is measured on a few hold-out texts against many more draws than
-anyone would predict with, and is part of the report: a gate can judge it.
+Where it approximates, its fidelity is measured on a few hold-out texts against many more draws than
+anyone would predict with, and is part of the report: a gate can judge it. Draws of all weights
+approximate nothing, and are measured only as one of several to choose from.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from bhpeft.errors import ConfigError
-from bhpeft.learning.fidelity import AUTO, chosen, measured, offered, prepared
+from bhpeft.learning.fidelity import AUTO, chosen, kept, measured, offered, prepared
 from bhpeft.learning.predict import Predictor
-from bhpeft.learning.predictors import PREDICTORS
+from bhpeft.learning.predictors import EXACT, PREDICTORS
 from bhpeft.learning.state import AdapterState
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.plugins import resolve
 from bhpeft.stream import Prediction
 from bhpeft.tasks.categorical import FIGURES
+
+# What needs numbers distilled from the posterior.
+DISTILLED = {"calibrated", "linear"}
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,8 @@ class Answering:
     Attributes:
         state: the candidate's, with its predictor and what that needs.
         fidelity: {"predictor", "rows", "draws", "kl", "kl_ratio", "rank_correlation", "rank_gap",
-            "cost", "others"}, the last with the same numbers of what else was measured; None where
-            nothing was.
+            "cost", "others"}, the last with the same numbers of what else was measured; the name
+            alone of what approximates nothing; None where nothing was measured.
     """
 
     state: AdapterState
@@ -64,14 +68,17 @@ def settle(
     names = able if asked.predictor == AUTO else [asked.predictor]
     if asked.predictor != AUTO:
         resolve("predictor", asked.predictor, PREDICTORS)
-    if "calibrated" in names:
+    if DISTILLED & set(names):
         _check_classes(version)
         version = prepared(version, unlabelled)
+    if able and asked.predictor == EXACT:
+        return Answering(state.with_spec(predictor=EXACT), {"predictor": EXACT})
     if not able or len(texts) < 2:
-        fallback = "full" if asked.predictor == AUTO else asked.predictor
+        fallback = EXACT if asked.predictor == AUTO else asked.predictor
         return Answering(version.state.with_spec(predictor=fallback), None)
-    found = measured(version, names, texts, asked.fidelity_draws)
-    best = chosen(found, None if champion is None else champion.spec.predictor)
+    keep = kept(champion, names)
+    found = measured(version, names, texts, asked.fidelity_draws, keep)
+    best = chosen(found, keep)
     best = best if asked.predictor == AUTO else asked.predictor
     return Answering(
         version.state.with_spec(predictor=best),
@@ -88,7 +95,7 @@ def settle(
 def _check_classes(version: Predictor) -> None:
     if version.task.figures is not FIGURES:
         raise ConfigError(
-            "Only predictions of classes can be calibrated",
+            "Only predictions of classes can be mended by distilled numbers",
             found=f"the task {version.task.name!r}",
             expected="classification, or another task with probabilities",
             remedy="Ask for predictor 'last_layer', 'full' or 'auto'.",

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from bhpeft.registry import Book, Registry, read_all
+from bhpeft.registry import Book, Registry, glanced
 from bhpeft.rounds.backlog import waiting
 from bhpeft.rounds.freshness import silence
 from bhpeft.rounds.release import Aside, set_aside_batches
 from bhpeft.stream import Stream
-
-# Up to so many streams, one after the other is no slower than all at once.
-FEW = 3
 
 
 @dataclass(frozen=True)
@@ -52,12 +49,10 @@ class Glance:
 
 def overview(streams: Sequence[Stream]) -> list[Glance]:
     """Return every stream at a glance; a few calls a registry, however many streams it holds."""
-    books: dict[str, dict[str, Book]] = {}
-    by_registry = Counter(stream.tracking_uri for stream in streams)
-    for uri, count in by_registry.items():
-        registry = Registry(uri)
-        few = [s.name for s in streams if s.tracking_uri == uri] if count <= FEW else []
-        books[uri] = {name: registry.book(name) for name in few} if few else read_all(registry)
+    by_registry: dict[str, list[str]] = defaultdict(list)
+    for stream in streams:
+        by_registry[stream.tracking_uri].append(stream.name)
+    books = {uri: glanced(Registry(uri), names) for uri, names in by_registry.items()}
     empty = {stream.name: Book(stream.name, {}, []) for stream in streams}
     return [glance(s, books[s.tracking_uri].get(s.name, empty[s.name])) for s in streams]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.fleet import make
-from bhpeft.registry import Book, Registry, read_all
+from bhpeft.registry import Book, Registry, database, read_all
 from bhpeft.rounds import overview
 from bhpeft.stream import all_streams
 
@@ -62,5 +62,8 @@ def test_all_streams_are_read_with_fewer_calls_than_there_are_streams(
     for name in dir(MlflowClient):
         if name.startswith(("search_", "get_")):
             monkeypatch.setattr(MlflowClient, name, counted(name, getattr(MlflowClient, name)))
+    assert len(overview(all_streams(home))) == len(NAMES)
+    assert made == [], "a SQLite file is read without MLflow"
+    monkeypatch.setattr(database, "SCHEMA", "another")
     assert len(overview(all_streams(home))) == len(NAMES)
     assert 0 < len(made) <= 6 < len(NAMES), made

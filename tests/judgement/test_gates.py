@@ -405,6 +405,8 @@ def test_draws_of_all_weights_approximate_nothing(better: RoundReport) -> None:
     assert GATES["fidelity"](replace(better, fidelity=far)).outcome == "pass"
     unsaid = replace(better, fidelity=far | {"kl": float("nan")})
     assert GATES["fidelity"](unsaid).outcome == "not_evaluable"
+    unmeasured = GATES["fidelity"](replace(better, fidelity={"predictor": "full"}))
+    assert (unmeasured.outcome, unmeasured.value) == ("pass", None)
 
 
 def test_fidelity_is_among_the_rounds_metrics(better: RoundReport) -> None:

@@ -12,12 +12,20 @@ from bhpeft.learning.fidelity import (
     Fidelity,
     chosen,
     gold,
+    kept,
     measured,
     offered,
     prepared,
 )
 from bhpeft.learning.predict import Predictor
-from bhpeft.learning.predictors import LAST_DRAWS, PREDICTORS, RANKING_DRAWS, Recipe, weights_of
+from bhpeft.learning.predictors import (
+    FOLDED_ROWS,
+    LAST_DRAWS,
+    PREDICTORS,
+    RANKING_DRAWS,
+    Recipe,
+    weights_of,
+)
 from bhpeft.learning.state import AdapterState, Spec
 from bhpeft.learning.variants import BH_PEFT
 from bhpeft.methods import method
@@ -120,17 +128,17 @@ def test_a_last_layer_without_gaussian_weights_is_refused_by_name():
     predictor = Predictor(model, problems.start(model).with_spec(predictor="last_layer"))
     with pytest.raises(ConfigError, match="nothing to draw in the last layer"):
         predictor.probabilities(problems.texts(1))
-    assert offered(predictor) == ["full"]
+    assert offered(predictor) == ["linear", "full"]
 
 
 def test_an_unknown_predictor_is_refused_with_the_known_ones():
-    with pytest.raises(UnknownName, match="calibrated, full, last_layer, mean"):
+    with pytest.raises(UnknownName, match="calibrated, full, last_layer, linear, mean"):
         version(predictor="best").probabilities(problems.texts(1))
 
 
 def doubled(model, state, draws):
     """A predictor of somebody's own: the mean weights, twice as sure."""
-    return Recipe(weights_of(model, state, 0), 1, 8, lambda logits: 2 * logits)
+    return Recipe(weights_of(model, state, 0), 1, FOLDED_ROWS, lambda logits: 2 * logits)
 
 
 def test_a_predictor_of_ones_own_is_named_by_module():
@@ -186,18 +194,28 @@ def test_auto_takes_the_cheapest_that_is_as_faithful_as_ten_draws():
     found = {
         "last_layer": fidelity(kl_ratio=1.2, cost=1.0),
         "calibrated": fidelity(cost=1.1),
+        "linear": fidelity(cost=2.5),
         "full": fidelity(cost=8.0),
     }
     assert chosen(found) == "calibrated"
-    assert chosen(found, keep="full") == "full"
+    assert chosen(found, keep="linear") == "linear"
     assert chosen(found, keep="last_layer") == "calibrated"
-    assert chosen(found | {"calibrated": fidelity(gap=-0.2)}) == "full"
+    assert chosen(found | {"calibrated": fidelity(gap=-0.2)}) == "linear"
+    assert chosen({"last_layer": fidelity(gap=-0.2), "full": fidelity()}) == "full"
     assert chosen({"full": fidelity(kl_ratio=2.0)}) == "full"
     assert replace(fidelity(kl_ratio=9.0), kl=1e-4).enough
 
 
+def test_all_draws_give_way_and_what_approximates_stays():
+    names = ["last_layer", "calibrated", "full"]
+    assert kept(None, names) is None
+    assert kept(version(predictor="calibrated").state, names) == "calibrated"
+    assert kept(version(predictor="full").state, names) is None
+    assert kept(version(predictor="linear").state, names) is None
+
+
 def test_only_classes_are_calibrated_and_no_draws_are_no_choice():
-    assert offered(version()) == ["last_layer", "calibrated", "full"]
+    assert offered(version()) == ["last_layer", "calibrated", "linear", "full"]
     assert offered(version(draws=0)) == []
 
 

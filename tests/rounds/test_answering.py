@@ -13,8 +13,8 @@ from tests.learning import problems
 from tests.learning.test_predictors import version, wide
 
 
-def settled(asked: Prediction, rows: int = 20, champion=None, **options) -> Answering:
-    candidate = wide(version(**options))
+def settled(asked: Prediction, rows: int = 20, champion=None, std=0.5, **options) -> Answering:
+    candidate = wide(version(**options), std)
     return settle(
         asked,
         candidate.model,
@@ -31,7 +31,7 @@ def test_auto_measures_every_predictor_and_notes_its_choice_in_the_state():
     assert found.fidelity is not None
     chosen = found.state.spec.predictor
     assert found.fidelity["predictor"] == chosen
-    assert {chosen, *found.fidelity["others"]} == {"last_layer", "calibrated", "full"}
+    assert {chosen, *found.fidelity["others"]} == {"last_layer", "calibrated", "linear", "full"}
     assert (found.fidelity["rows"], found.fidelity["draws"]) == (15, 40)
     assert found.state.spec.scalars["variance"] > 0
 
@@ -51,11 +51,25 @@ def test_without_rows_to_measure_on_all_weights_are_drawn(rows: int):
     assert (found.state.spec.predictor, found.fidelity) == ("last_layer", None)
 
 
-def test_the_champions_predictor_stays_while_it_is_faithful():
-    """Sixty-four draws of all weights are dear, and closer to the gold than ten."""
-    champion = version(predictor="full").state
-    found = settled(Prediction(predictor="auto", fidelity_draws=40), champion=champion, draws=64)
-    assert found.state.spec.predictor == "full"
+def test_the_champions_predictor_stays_while_it_is_faithful_and_then_nothing_else_is_measured():
+    champion = version(predictor="linear").state
+    asked = Prediction(predictor="auto", fidelity_draws=100)
+    found = settled(asked, champion=champion, std=0.03)
+    assert found.fidelity is not None
+    assert (found.state.spec.predictor, found.fidelity["others"]) == ("linear", {})
+
+
+def test_all_draws_give_way_to_what_is_as_faithful_and_cheaper():
+    asked = Prediction(predictor="auto", fidelity_draws=100)
+    found = settled(asked, champion=version(predictor="full").state, std=0.03, draws=64)
+    assert found.fidelity is not None
+    assert found.state.spec.predictor in ("last_layer", "calibrated", "linear")
+    assert "full" in found.fidelity["others"]
+
+
+def test_all_draws_by_name_are_not_measured_against_themselves():
+    found = settled(Prediction(predictor="full"))
+    assert (found.state.spec.predictor, found.fidelity) == ("full", {"predictor": "full"})
 
 
 def test_a_predictor_nobody_knows_is_refused_before_anything_is_measured():
