@@ -19,7 +19,7 @@ from bhpeft.registry import Registry
 from bhpeft.rounds import learn
 from bhpeft.stream import Stream
 
-SCORING = ("probabilities", "embeddings")
+SCORING = ("logits", "embeddings")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from benchmarks.machine import target
 from benchmarks.memory import step_peak
 from benchmarks.ours import LORA, MEASURED, PLAIN, ours
 from benchmarks.paired import Row, row
-from benchmarks.peers import PEERS, Problem, peer
+from benchmarks.peers import PEERS, PREDICTING, Problem, peer
 from benchmarks.peers.problem import minilm
 
 STOCK = "peft LoRA"
@@ -46,7 +46,7 @@ def rows(budget: Budget) -> list[Row]:
 
 def _peers(problem: Problem, stock: int) -> list[Row]:
     found = []
-    for name in list(PEERS)[1:]:
+    for name in (one for one in list(PEERS)[1:] if one not in PREDICTING):
         try:
             found.append(over(f"{name} ÷ {STOCK}", peak(peer(name, problem).step), stock))
         except Skipped:

@@ -13,7 +13,7 @@ from benchmarks.budget import Budget, Skipped
 from benchmarks.machine import target
 from benchmarks.ours import HYBRID, LORA, MEASURED, Ours, ours
 from benchmarks.paired import Row, over, ratios, row
-from benchmarks.peers import PEERS, Problem, peer
+from benchmarks.peers import PEERS, PREDICTING, Problem, peer
 from benchmarks.peers.problem import minilm, smollm2
 
 STOCK = "peft LoRA"
@@ -95,7 +95,7 @@ def _hybrid(problem: Problem, budget: Budget) -> list[Row]:
 
 def _peers(problem: Problem, budget: Budget) -> list[Row]:
     ways = {STOCK: peer(STOCK, problem).step}
-    for name in list(PEERS)[2:]:
+    for name in (one for one in list(PEERS)[2:] if one not in PREDICTING):
         try:
             ways[name] = peer(name, problem).step
         except Skipped:

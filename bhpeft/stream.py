@@ -46,7 +46,9 @@ class Model(Section):
     max_length: int = Field(128, ge=8, le=8192)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     attention: Literal["auto", "sdpa", "explicit"] = "auto"
-    threads: int | None = Field(None, ge=1, description="of the CPU; OMP_NUM_THREADS by default")
+    threads: int | None = Field(None, ge=1, description="of the CPU; measured by default")
+    folded_rows: int | None = Field(None, ge=1, description="rows × draws a pass; measured")
+    explicit_tokens: int | None = Field(None, ge=1, description="longest such rows; measured")
     feature_cache_mb: int = Field(2048, ge=0, description="for what frozen layers make of rows")
     trust_remote_code: bool = Field(False, description="only false: see _never_run_code")
 

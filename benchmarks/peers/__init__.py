@@ -12,7 +12,7 @@ import importlib
 
 from benchmarks.peers.problem import Learner, Problem
 
-__all__ = ["PEERS", "Learner", "Problem", "peer"]
+__all__ = ["PEERS", "PREDICTING", "Learner", "Problem", "peer"]
 
 PEERS = {
     "peft LoRA": "stock",
@@ -26,6 +26,8 @@ PEERS = {
     "laplace-torch fit, diagonal": "laplace_diag",
     "laplace-torch fit, KFAC": "laplace_kfac",
 }
+# What trains like another, and differs in its prediction alone.
+PREDICTING = ("vmap",)
 
 
 def peer(name: str, problem: Problem) -> Learner:

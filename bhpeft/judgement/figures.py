@@ -50,7 +50,7 @@ def reliability(found: SetReport) -> Figure:
     """Draw what happened against what each model said, with the number of rows in each bin."""
     told = found.figures
     name_of_error, error = told.calibration or ("", "")
-    figure = _figure(6.0, 6.4)
+    figure = _figure(6.0, 6.4, hspace=0.08)
     curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     _dress(curve, f"Reliability on the hold-out ({found.rows} rows)", "", told.happened)
     _dress(counts, "", told.said, "rows")
@@ -107,7 +107,8 @@ def rejection(found: SetReport) -> Figure:
 def drift(found: Mapping[str, Any]) -> Figure:
     """Draw each column's drift value as a multiple of its threshold."""
     columns = dict(reversed(found["columns"].items()))
-    figure = _figure(7.6, 1.3 + 0.42 * len(columns))
+    names = [name.replace("_", " ") for name in columns]
+    figure = _figure(7.6, 1.3 + 0.42 * len(columns), left=_beside(names))
     axes = figure.subplots()
     said = {True: "Drift found", False: "No drift", None: "Drift not evaluable"}[found["drifted"]]
     title = f"{'Extreme drift' if found['extreme'] else said} in the batch"
@@ -121,7 +122,7 @@ def drift(found: Mapping[str, Any]) -> Figure:
         axes.barh(place, drawn, color=ALARM if column["drifted"] else CANDIDATE, height=0.62)
         axes.text(max(drawn, 1.0) + 0.06, place, told, va="center", fontsize=8.5, color=_INK)
     axes.axvline(1.0, color=_INK, linewidth=1.0, linestyle="--")
-    axes.set_yticks(range(len(columns)), [name.replace("_", " ") for name in columns])
+    axes.set_yticks(range(len(columns)), names)
     axes.set_xlim(0.0, _DRIFT_AXIS + 1.6)
     axes.set_xticks(range(int(_DRIFT_AXIS) + 1))
     axes.grid(visible=False, axis="y")
@@ -130,7 +131,7 @@ def drift(found: Mapping[str, Any]) -> Figure:
 
 def training_curve(training: Sequence[Mapping[str, float]]) -> Figure:
     """Draw loss and NLL over the steps, and the KL beneath them."""
-    figure = _figure(7.0, 5.2)
+    figure = _figure(7.0, 5.2, hspace=0.1)
     losses, divergence = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     _dress(losses, "Training", "", "nats a row")
     _dress(divergence, "", "optimiser step", "KL, nats")
@@ -150,7 +151,7 @@ def training_curve(training: Sequence[Mapping[str, float]]) -> Figure:
 def shift(kl_by_block: Mapping[str, float]) -> Figure:
     """Draw how far the posterior moved from its prior, in nats, block by block."""
     blocks = {name: kl_by_block[name] for name in reversed(list(kl_by_block))}
-    figure = _figure(7.0, 1.2 + 0.3 * len(blocks))
+    figure = _figure(7.0, 1.2 + 0.3 * len(blocks), left=_beside(list(blocks)))
     axes = figure.subplots()
     total = sum(blocks.values())
     _dress(axes, f"Posterior shift: {total:,.1f} nats in all", "KL(posterior ‖ prior), nats", "")
@@ -168,7 +169,8 @@ def regression(sets: Sequence[SetReport]) -> Figure:
     known = [found for found in reversed(sets) if found.differences]
     headline = known[0].figures.headline
     shown = {headline.name: headline.told} | {"nll": "NLL"}
-    figure = _figure(9.0, 1.8 + 0.5 * len(known))
+    names = [f"{found.name} ({found.rows})" for found in known]
+    figure = _figure(9.0, 1.8 + 0.5 * len(known), left=_beside(names), top=0.7)
     figure.suptitle("What was learned before", x=0.02, ha="left", fontweight="bold", color=_INK)
     plots = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, (metric, told) in zip(plots, shown.items(), strict=True):
@@ -184,7 +186,7 @@ def regression(sets: Sequence[SetReport]) -> Figure:
             )  # fmt: skip
             axes.scatter(before, place, s=55, color=REFERENCE, zorder=3)
             axes.scatter(after, place, s=55, color=CANDIDATE, zorder=4)
-        axes.set_yticks(range(len(known)), [f"{found.name} ({found.rows})" for found in known])
+        axes.set_yticks(range(len(known)), names)
         axes.set_ylim(-0.6, len(known) - 0.4)
         axes.margins(x=0.15)
     for name, colour in ((known[0].against, REFERENCE), ("candidate, with 95 %", CANDIDATE)):
@@ -193,10 +195,29 @@ def regression(sets: Sequence[SetReport]) -> Figure:
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white", dpi=120)
+def _figure(
+    width: float, height: float, left: float = 0.85, top: float = 0.45, hspace: float = 0.2
+) -> Figure:
+    """Return a figure with margins in inches.
+
+    To have matplotlib find them means to draw everything once more.
+    """
+    figure = Figure(figsize=(width, height), facecolor="white", dpi=120)
+    figure.subplots_adjust(
+        left=left / width,
+        right=1.0 - 0.2 / width,
+        top=1.0 - top / height,
+        bottom=0.6 / height,
+        hspace=hspace,
+        wspace=0.06,
+    )
     FigureCanvasAgg(figure)
     return figure
+
+
+def _beside(names: Sequence[str]) -> float:
+    """Return the inches that names on the left take, at most four."""
+    return min(4.0, 0.2 + 0.085 * max(map(len, names), default=0))
 
 
 def _dress(axes: Axes, title: str, across: str, up: str) -> None:

@@ -17,30 +17,33 @@ from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.arithmetic import PLAIN, Arithmetic, settle
 from bhpeft.models.encode import encode, padded
 from bhpeft.models.load import identify, load_base
+from bhpeft.models.pace import Pace, settle_pace, usual
 from bhpeft.posterior import SCALES, MeanField, flatten
 
 
-def build_model(spec: Spec, arithmetic: Arithmetic = PLAIN) -> AdaptedModel:
+def build_model(
+    spec: Spec, arithmetic: Arithmetic = PLAIN, pace: Pace | None = None
+) -> AdaptedModel:
     """Load the base model and attach the spec's methods, on CUDA where there is one.
 
     Args:
         spec: the base, the methods and the labels.
         arithmetic: what the base computes in; any state fits any. What is "auto" is measured.
+        pace: how it is run; what it leaves open is measured, and the process computes with its
+            threads from here on: torch knows one number for all models. None is as usual.
 
     Raises:
         ModelError: the base model cannot be loaded.
         UnsupportedModel: a method has no place in it, or it cannot attend as asked.
     """
     name, revision = spec.base, spec.revision or None
-    if not arithmetic.settled:
-        config, fingerprint = identify(name, revision, spec.layers)
-        arithmetic = settle(arithmetic, config, fingerprint, chosen_device())
+    arithmetic, pace = _settled(spec, arithmetic, pace)
     base = load_base(name, revision, spec.layers, arithmetic.torch_dtype)
     architecture = architecture_of(base.model)
     # On a GPU ours is worth it for its mask, which does not make the host wait.
     ours = chosen_device().type == "cuda" and has_attention(base.model, architecture)
     if arithmetic.attention != "sdpa" or ours:
-        use_attention(base.model, architecture, arithmetic.attention)
+        use_attention(base.model, architecture, arithmetic.attention, pace.explicit_tokens)
     predicted = spec.predicted
     model = AdaptedModel(
         base,
@@ -50,7 +53,22 @@ def build_model(spec: Spec, arithmetic: Arithmetic = PLAIN) -> AdaptedModel:
         generator=Generator().manual_seed(spec.seed),
         head=predicted.head(spec.labels),
     )
+    model.folded_rows = pace.folded_rows or model.folded_rows
     return model.to(chosen_device())
+
+
+def _settled(spec: Spec, arithmetic: Arithmetic, pace: Pace | None) -> tuple[Arithmetic, Pace]:
+    """Return both with what they leave open measured."""
+    device = chosen_device()
+    if arithmetic.settled and (pace is None or pace.settled):
+        return arithmetic, pace or usual(device)
+    config, fingerprint = identify(spec.base, spec.revision or None, spec.layers)
+    arithmetic = settle(arithmetic, config, fingerprint, device)
+    if pace is None:
+        return arithmetic, usual(device)
+    pace = settle_pace(pace, arithmetic, config, fingerprint, device)
+    torch.set_num_threads(pace.threads or torch.get_num_threads())
+    return arithmetic, pace
 
 
 def chosen_device() -> torch.device:

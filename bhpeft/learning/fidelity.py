@@ -28,7 +28,6 @@ from bhpeft.learning.linear import covariance
 from bhpeft.learning.predict import Predictor
 from bhpeft.learning.predictors import (
     EXACT,
-    FOLDED_ROWS,
     LINEAR_ROWS,
     PREDICTORS,
     Recipe,
@@ -46,7 +45,7 @@ AUTO = "auto"
 NAIVE = 10
 # Sampled passes the scalars are distilled from, on so many rows without their labels. All rows have
 # the same draws, so it is the draws that say how well the pooled moments are known.
-DISTIL_DRAWS, DISTIL_ROWS = 16, 64
+DISTIL_DRAWS, DISTIL_ROWS = 16, 32
 # More classes are too many passes back for `linear` to be worth trying.
 LINEAR_CLASSES = 5
 
@@ -140,7 +139,7 @@ def gold(version: Predictor, texts: Sequence[str], draws: int) -> Gold:
     said = []
     for _ in range(math.ceil(draws / NAIVE)):
         weights = unflatten(q.at(q.noise(source, NAIVE)).to(device), q.shapes)
-        recipe = Recipe({**point, **weights}, NAIVE, FOLDED_ROWS // NAIVE)
+        recipe = Recipe({**point, **weights}, NAIVE, max(1, version.model.folded_rows // NAIVE))
         said.append(torch.from_numpy(version.task.draws(version.logits(texts, recipe))))
     return Gold(torch.cat(said))
 

@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bhpeft.learning.predictors import FOLDED_ROWS, PREDICTORS, Recipe, full, weights_of
+from bhpeft.learning.predictors import PREDICTORS, Recipe, full, weights_of
 from bhpeft.learning.state import AdapterState
 from bhpeft.methods import bypassed
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.arithmetic import PLAIN, Arithmetic
 from bhpeft.models.encode import cuts, encode, padded
+from bhpeft.models.graphs import Graphs, cuda_graph
 from bhpeft.models.tokens import WINDOW
 from bhpeft.plugins import resolve
 from bhpeft.tasks import Task
@@ -86,23 +87,20 @@ class Predictor:
     def base_says(self, texts: Sequence[str]) -> np.ndarray:
         """Return what the frozen base says of each row with every method left out, (1, N, K)."""
         with bypassed(self.model.sites):
-            return self.task.draws(self.logits(texts, Recipe({}, 1, FOLDED_ROWS)))
+            return self.task.draws(self.logits(texts, Recipe({}, 1, self.model.folded_rows)))
 
     def recipe(self, draws: int | None = None) -> Recipe:
         """Return how the version predicts, or with so many draws of all weights."""
-        spec = self.state.spec
-        if draws is not None or self.state.posterior.size == 0:
-            return full(self.model, self.state, spec.draws if draws is None else draws)
-        chosen = resolve("predictor", spec.predictor, PREDICTORS)
-        return chosen(self.model, self.state, spec.draws)
+        return self._usual if draws is None else full(self.model, self.state, draws)
 
     def logits(self, texts: Sequence[str], recipe: Recipe, watch: Watch | None = None) -> Tensor:
         """Return the logits of each text under each draw of a recipe, (S, N, outputs)."""
         said: list[Tensor] = []
         order: list[np.ndarray] = []
+        run = self._run(recipe)
         with torch.no_grad(), self.model.swapped(recipe.weights):
             for rows, minibatch in self.minibatches(texts, recipe.rows):
-                logits = (recipe.run or self.model.logits)(minibatch)
+                logits = run(minibatch)
                 logits = logits / self.state.spec.temperature
                 said.append(recipe.finish(logits.reshape(recipe.draws, len(rows), -1)).cpu())
                 order.append(rows)
@@ -138,7 +136,7 @@ class Predictor:
     def embeddings(self, texts: Sequence[str]) -> np.ndarray:
         """Return the frozen base's vector of each text, (N, d) float32."""
         out = np.empty((len(texts), self.model.head.width), dtype=np.float32)
-        for rows, minibatch in self.minibatches(texts, FOLDED_ROWS):
+        for rows, minibatch in self.minibatches(texts, self.model.folded_rows):
             out[rows] = self.model.embed(minibatch).cpu().numpy()
         return out
 
@@ -148,6 +146,26 @@ class Predictor:
         return padded(
             encode(tokenizer, texts, self.state.spec.max_length), int(tokenizer.pad_token_id)
         )
+
+    @cached_property
+    def _usual(self) -> Recipe:
+        """Return how the version predicts: its draws are the same whenever it is asked."""
+        spec = self.state.spec
+        if self.state.posterior.size == 0:
+            return full(self.model, self.state, spec.draws)
+        return resolve("predictor", spec.predictor, PREDICTORS)(self.model, self.state, spec.draws)
+
+    def _run(self, recipe: Recipe) -> Callable[[Mapping[str, Tensor]], Tensor]:
+        """Return what makes a minibatch's logits; on a GPU recorded, if it will be asked again."""
+        if recipe.run is not None:
+            return recipe.run
+        again = recipe is self._usual and self.model.device.type == "cuda"
+        return self._recorded if again else self.model.logits
+
+    @cached_property
+    def _recorded(self) -> Graphs:
+        pad = int(self.model.base.tokenizer.pad_token_id)
+        return Graphs(self.model.logits, self._usual.draws, pad, cuda_graph, self.model.device)
 
     def minibatches(
         self, texts: Sequence[str], most: int

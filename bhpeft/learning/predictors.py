@@ -32,10 +32,6 @@ from bhpeft.posterior import MeanField, flatten, unflatten
 from bhpeft.posterior.distilled import Scalars, calibrated, tilted
 from bhpeft.posterior.dropout import dropped, masks, rates_of
 
-# Rows times draws of one forward pass: enough to fill the matrix units. More leave the caches, and
-# pad more: on a CPU eight draws of a row take 56 ms at 32, 62 at 128 and 70 at 256.
-FOLDED_ROWS = 64
-
 # What goes back through the model is kept on the way there.
 LINEAR_ROWS = 32
 
@@ -72,7 +68,7 @@ Predictive = Callable[[AdaptedModel, AdapterState, int], Recipe]
 
 def mean(model: AdaptedModel, state: AdapterState, draws: int = 0) -> Recipe:
     """Return the mean weights."""
-    return Recipe(weights_of(model, state, 0), 1, FOLDED_ROWS)
+    return Recipe(weights_of(model, state, 0), 1, model.folded_rows)
 
 
 def full(model: AdaptedModel, state: AdapterState, draws: int) -> Recipe:
@@ -84,7 +80,7 @@ def full(model: AdaptedModel, state: AdapterState, draws: int) -> Recipe:
     draws = draws if most is None else min(draws, most)
     if draws == 0:
         return mean(model, state)
-    return Recipe(weights_of(model, state, draws), draws, max(1, FOLDED_ROWS // draws))
+    return Recipe(weights_of(model, state, draws), draws, max(1, model.folded_rows // draws))
 
 
 def last_layer(model: AdaptedModel, state: AdapterState, draws: int = LAST_DRAWS) -> Recipe:
@@ -177,5 +173,5 @@ def _last(model: AdaptedModel, state: AdapterState, first: Tensor, draws: int) -
     noise = torch.cat([torch.zeros(len(first), top.size), noise])
     drawn = unflatten(top.at(noise), shapes)
     weights = weights_of(model, state, 0) | {n: t.to(model.device) for n, t in drawn.items()}
-    rows = FOLDED_ROWS // (1 if model.pooling in POSITIONS else len(noise))
+    rows = model.folded_rows // (1 if model.pooling in POSITIONS else len(noise))
     return Recipe(weights, len(noise), max(1, rows))

@@ -33,8 +33,9 @@ ATTENTIONS = {"sdpa": "bhpeft_sdpa", "explicit": "bhpeft_explicit"}
 # gets it again when it is recomputed.
 KEYS_AND_VALUES = "bhpeft_keys_and_values"
 
-# Beyond it writing all weights down costs more than it saves: measured in bfloat16 forward and
-# backward, explicit ÷ sdpa is 0.17, 0.26, 0.43, 0.67 and 1.7 at 64, 128, 256, 512 and 1,024 tokens.
+# Beyond it writing all weights down costs more than it saves, unless it was measured for a model
+# (`bhpeft.models.pace`): in bfloat16 forward and backward, explicit ÷ sdpa was 0.17, 0.26, 0.43,
+# 0.67 and 1.7 at 64, 128, 256, 512 and 1,024 tokens.
 EXPLICIT_TOKENS = 512
 
 
@@ -44,7 +45,10 @@ def has_attention(model: PreTrainedModel, architecture: Architecture) -> bool:
 
 
 def use_attention(
-    model: PreTrainedModel, architecture: Architecture, attention: str | None = None
+    model: PreTrainedModel,
+    architecture: Architecture,
+    attention: str | None = None,
+    explicit_tokens: int | None = None,
 ) -> None:
     """Let the model attend through ours.
 
@@ -52,6 +56,7 @@ def use_attention(
         model: changed in place.
         architecture: where its attention is.
         attention: a key of `ATTENTIONS`; None leaves what was chosen before, else "sdpa".
+        explicit_tokens: up to which length the explicit one is used; `EXPLICIT_TOKENS` by default.
 
     Raises:
         UnsupportedModel: the model computes attention on its own, or was loaded with another.
@@ -77,6 +82,9 @@ def use_attention(
     AttentionInterface.register(ATTENTIONS[chosen], partial(attend, chosen == "explicit"))
     AttentionMaskInterface.register(ATTENTIONS[chosen], unseen_mask)
     model.set_attn_implementation(ATTENTIONS[chosen])
+    if explicit_tokens is not None:
+        # Where every attention module looks things up.
+        model.config.bhpeft_explicit_tokens = explicit_tokens
 
 
 def unseen_mask(*sizes: Any, **options: Any) -> Tensor | None:
@@ -129,7 +137,7 @@ def attend(
     if prefix is not None:
         key, value = prefix(key, value)
     added = key.shape[2] - tokens
-    explicit = explicit and _gains(query, key, value, attention_mask, options)
+    explicit = explicit and _gains(module, query, key, value, attention_mask, options)
     if (added or explicit) and attention_mask is None:
         attention_mask = _implied(module, query, tokens, options)
     if added and attention_mask is not None:
@@ -146,14 +154,21 @@ def attend(
 
 
 def _gains(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    options: dict[str, Any],
 ) -> bool:
     """Say whether there is a backward pass to save, and nothing the explicit form leaves out."""
+    config = getattr(module, "config", None)
+    longest = getattr(config, "bhpeft_explicit_tokens", EXPLICIT_TOKENS)
     needed = query.requires_grad or key.requires_grad or value.requires_grad
     return (
         needed
         and torch.is_grad_enabled()
-        and key.shape[2] <= EXPLICIT_TOKENS
+        and key.shape[2] <= longest
         and (mask is None or (mask.dtype == torch.bool and mask.shape[1] == 1))
         and not options.get("dropout")
         and options.get("position_bias") is None

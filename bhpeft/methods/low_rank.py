@@ -8,9 +8,9 @@ part is accumulated into the large product, x Aᵀ is kept for the backward pass
 gradient. A CPU's product of a tall matrix and a thin one takes twice to four times as long when the
 thin one's rows are not contiguous, so Bᵀ is laid out once and dB is made as its transpose.
 
-Adding s·BA to W first would save 0.5 % of a MiniLM step, and needs as many multiplications as W has
-weights: more, where tokens are few. In bfloat16 whatever is below half a unit in the last place of
-W would be lost from it.
+Adding s·BA to W first needs as many multiplications as W has weights and saves 2r a token and
+output: nothing where tokens are few, and little where they are many. In bfloat16 whatever is below
+half a unit in the last place of W would be lost from it.
 
 Source: Hu et al. 2021 (arXiv 2106.09685), equation 3, differentiated.
 """

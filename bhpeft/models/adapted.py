@@ -33,6 +33,7 @@ from bhpeft.models.frozen_layers import FrozenLayers
 from bhpeft.models.heads import HeadFactory, LinearHead
 from bhpeft.models.last_layer import last_layer_of
 from bhpeft.models.load import LoadedBase
+from bhpeft.models.pace import FOLDED_ROWS
 from bhpeft.models.pooling import POOLINGS, POSITIONS, mean_pooled
 
 Minibatch = Mapping[str, Tensor]
@@ -47,6 +48,7 @@ class AdaptedModel:
         sites: every trainable weight by name: the methods' and "head.weight", "head.bias".
         labels: C, how many numbers the head gives for a row.
         pooling: how hidden states become one vector a row.
+        folded_rows: rows times draws that a pass of a prediction should have at most.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class AdaptedModel:
         self.base = base
         self.model = base.model
         self.labels = labels
+        self.folded_rows = FOLDED_ROWS
         attached = attach(self.model, methods, generator)
         self.head = head(base, labels, generator)
         self.sites = attached + Sites(self.head.sites())

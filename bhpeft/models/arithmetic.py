@@ -13,20 +13,15 @@ Source: performance notes, "Training step".
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-from dataclasses import asdict, dataclass
-from functools import cache
-from hashlib import sha256
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from bhpeft.errors import ConfigError, did_you_mean
 from bhpeft.methods.attention import ATTENTIONS, attention_of
+from bhpeft.models.measured import kept, key_of
 
 AUTO = "auto"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -72,9 +67,6 @@ class Arithmetic:
 
 PLAIN, MEASURED = Arithmetic(), Arithmetic(AUTO, AUTO)
 
-# What this process has measured or read, by the file it is kept in.
-_KEPT: dict[Path, Arithmetic] = {}
-
 
 def settle(
     wanted: Arithmetic,
@@ -97,16 +89,14 @@ def settle(
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return _filled(wanted, Arithmetic("bfloat16" if native else "float32", "sdpa"))
-    path = (folder or cache_folder()) / f"{_key(wanted, fingerprint, device)}.json"
-    if path not in _KEPT:
-        kept = _read(path)
-        if kept is None:
-            from bhpeft.models.trial_step import step_seconds
 
-            kept = fastest(step_seconds(config, candidates(wanted)))
-            _write(path, kept)
-        _KEPT[path] = kept
-    return _KEPT[path]
+    def measure() -> Arithmetic:
+        from bhpeft.models.trial_step import step_seconds
+
+        return fastest(step_seconds(config, candidates(wanted)))
+
+    key = key_of(wanted.dtype, wanted.attention, fingerprint, device)
+    return kept(key, Arithmetic, measure, folder)
 
 
 def in_words(model: PreTrainedModel) -> dict[str, str]:
@@ -134,59 +124,8 @@ def fastest(times: dict[Arithmetic, float]) -> Arithmetic:
     return best if others and times[best] * WORTH < times[first] else first
 
 
-def cache_folder() -> Path:
-    """Return $BHPEFT_CACHE, or bhpeft's folder in the user's cache."""
-    named = os.environ.get("BHPEFT_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bhpeft"
-
-
 def _filled(wanted: Arithmetic, found: Arithmetic) -> Arithmetic:
     return Arithmetic(
         found.dtype if wanted.dtype == AUTO else wanted.dtype,
         found.attention if wanted.attention == AUTO else wanted.attention,
     )
-
-
-@cache
-def _machine() -> str:
-    """Return what a measurement depends on besides the model."""
-    return " ".join((torch.__version__, torch.backends.cpu.get_cpu_capability(), *_processor()))
-
-
-def _processor() -> tuple[str, ...]:
-    """Return the processor's name and flags where Linux tells them."""
-    wanted = ("model name", "flags")
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        import platform
-
-        return (platform.machine(), platform.processor())
-    return tuple(dict.fromkeys(line for line in lines if line.startswith(wanted)))
-
-
-def _key(wanted: Arithmetic, fingerprint: str, device: torch.device) -> str:
-    parts = (wanted.dtype, wanted.attention, fingerprint, str(device), _machine())
-    return sha256(" ".join((*parts, str(torch.get_num_threads()))).encode()).hexdigest()[:32]
-
-
-def _read(path: Path) -> Arithmetic | None:
-    """Return a kept measurement; None where there is none, or none that can be read."""
-    try:
-        return Arithmetic(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, ConfigError):
-        return None
-
-
-def _write(path: Path, found: Arithmetic) -> None:
-    """Keep a measurement for the next process, complete or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile("w", dir=path.parent, suffix=".partial", delete=False) as file:
-            json.dump(asdict(found), file)
-        os.replace(file.name, path)
-    except OSError as problem:
-        # A read-only home costs a second a process, and nothing else.
-        logging.getLogger(__name__).info("The measurement could not be kept: %s", problem)

@@ -37,7 +37,7 @@ def step_seconds(
     Raises:
         UnsupportedModel: it supports none of them.
     """
-    trials = {one: model for one in candidates if (model := _one_layer(config, one)) is not None}
+    trials = {one: model for one in candidates if (model := one_layer(config, one)) is not None}
     if not trials:
         raise UnsupportedModel(
             f"A {config.model_type!r} model cannot attend as asked",
@@ -49,7 +49,7 @@ def step_seconds(
     began = time.monotonic()
     for repeat in range(REPEATS + 1):
         for one, model in trials.items():
-            seconds = _step(model)
+            seconds = step(model)
             if repeat:  # the first one plans its products
                 times[one].append(seconds)
         if repeat and time.monotonic() - began > SECONDS:
@@ -58,7 +58,7 @@ def step_seconds(
     return {one: min(seconds) for one, seconds in times.items()}
 
 
-def _one_layer(config: PreTrainedConfig, arithmetic: Arithmetic) -> PreTrainedModel | None:
+def one_layer(config: PreTrainedConfig, arithmetic: Arithmetic) -> PreTrainedModel | None:
     """Build one layer of the model's sizes with hardly any vocabulary; None if it cannot attend so.
 
     The generator everybody shares is put back as it was.
@@ -79,20 +79,20 @@ def _one_layer(config: PreTrainedConfig, arithmetic: Arithmetic) -> PreTrainedMo
     return model.requires_grad_(False).eval()
 
 
-def _step(model: PreTrainedModel) -> float:
+def step(model: PreTrainedModel, tokens: int = TOKENS) -> float:
     """Return the seconds of one forward and backward pass, half of the rows padded."""
     weights = sum(p.numel() for p in model.parameters())
-    rows = int(min(ROWS, max(1, STEP_FLOPS // (4 * TOKENS * weights))))
-    hidden = _hidden(model, rows)
-    mask = torch.ones(rows, TOKENS, dtype=torch.long)
-    mask[rows // 2 :, TOKENS * 3 // 4 :] = 0
+    rows = int(min(ROWS, max(1, STEP_FLOPS // (4 * tokens * weights))))
+    hidden = _hidden(model, rows, tokens)
+    mask = torch.ones(rows, tokens, dtype=torch.long)
+    mask[rows // 2 :, tokens * 3 // 4 :] = 0
     began = time.perf_counter()
     output = model(inputs_embeds=hidden, attention_mask=mask).last_hidden_state
     output.backward(torch.ones_like(output))
     return time.perf_counter() - began
 
 
-def _hidden(model: PreTrainedModel, rows: int) -> Tensor:
+def _hidden(model: PreTrainedModel, rows: int, tokens: int) -> Tensor:
     width = int(model.get_input_embeddings().weight.shape[1])
-    noise = torch.randn(rows, TOKENS, width, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(rows, tokens, width, generator=torch.Generator().manual_seed(0))
     return noise.to(model.dtype).requires_grad_()

@@ -147,6 +147,7 @@ def _parameters(stream: Stream, ready: Ready, trained: Trained) -> dict[str, obj
         "device": str(ready.model.device),
         **in_words(ready.model.model),
         "threads": torch.get_num_threads(),
+        "folded_rows": ready.model.folded_rows,
         "frozen_layers": ready.model.frozen_layers,
         **{f"method/{name}": json.dumps(dict(settings)) for name, settings in spec.methods.items()},
         **{f"plan/{name}": value for name, value in plan.items()},

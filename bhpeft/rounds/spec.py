@@ -19,6 +19,7 @@ from bhpeft.learning.variants import Variant, variant
 from bhpeft.methods import method
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.arithmetic import Arithmetic
+from bhpeft.models.pace import Pace
 from bhpeft.stream import Stream
 
 
@@ -69,8 +70,8 @@ def spec_of(stream: Stream, contract: Contract, parent: AdapterState | None = No
 def model_of(stream: Stream, contract: Contract, parent: AdapterState | None) -> AdaptedModel:
     """Build the stream's model, and make sure the parent's posterior can be continued on it.
 
-    Where the stream file names a number of threads, the process computes with so many from here on:
-    torch knows one number for all models, and what is fastest is measured with it.
+    The process computes with the stream file's threads from here on, or with those measured best:
+    torch knows one number for all models.
 
     Raises:
         BaseModelMismatch: the base model's weights are others.
@@ -81,7 +82,9 @@ def model_of(stream: Stream, contract: Contract, parent: AdapterState | None) ->
         _check_continues(spec, parent.spec)
     if stream.model.threads is not None:
         torch.set_num_threads(stream.model.threads)
-    model = build_model(spec, Arithmetic(stream.model.dtype, stream.model.attention))
+    said = stream.model
+    pace = Pace(said.threads, said.folded_rows, said.explicit_tokens)
+    model = build_model(spec, Arithmetic(said.dtype, said.attention), pace)
     if parent is not None:
         parent.check_base(model.base.fingerprint)
         _refuse_change("pooling", model.pooling, parent.spec.pooling)

@@ -36,3 +36,17 @@ def test_predictions_on_cuda_equal_those_on_the_cpu(tmp_path: Path) -> None:
     on_cpu = Predictor(task.model, task.start).probabilities(texts)
     on_cuda = Predictor(task.model.to("cuda"), task.start).probabilities(texts)
     assert_close(torch.from_numpy(on_cuda), torch.from_numpy(on_cpu), atol=1e-4, rtol=1e-3)
+
+
+def test_recorded_passes_say_what_the_passes_say(tmp_path: Path) -> None:
+    """A shape is recorded when it comes again; the third time it is only played."""
+    task = problems.task(tmp_path)
+    on_cpu = Predictor(task.model, task.start)
+    expected = [on_cpu.probabilities(problems.texts(6, seed=seed)) for seed in range(4)]
+    predictor = Predictor(task.model.to("cuda"), task.start)
+    for seed, said in enumerate(expected):
+        found = predictor.probabilities(problems.texts(6, seed=seed))
+        assert_close(torch.from_numpy(found), torch.from_numpy(said), atol=1e-4, rtol=1e-3)
+    recorded = predictor._run(predictor.recipe())
+    assert recorded.able
+    assert recorded.recorded

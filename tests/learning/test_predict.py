@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from bhpeft.errors import BaseModelMismatch, StateError
 from bhpeft.learning.build import build_model, first_state
-from bhpeft.learning.predict import FOLDED_ROWS, Predictor
+from bhpeft.learning.predict import Predictor
 from bhpeft.learning.state import AdapterState
 from bhpeft.learning.variants import BH_PEFT
+from bhpeft.models.pace import FOLDED_ROWS
 from tests import tiny
 from tests.learning import problems
 

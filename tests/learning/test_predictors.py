@@ -19,7 +19,6 @@ from bhpeft.learning.fidelity import (
 )
 from bhpeft.learning.predict import Predictor
 from bhpeft.learning.predictors import (
-    FOLDED_ROWS,
     LAST_DRAWS,
     PREDICTORS,
     RANKING_DRAWS,
@@ -138,7 +137,7 @@ def test_an_unknown_predictor_is_refused_with_the_known_ones():
 
 def doubled(model, state, draws):
     """A predictor of somebody's own: the mean weights, twice as sure."""
-    return Recipe(weights_of(model, state, 0), 1, FOLDED_ROWS, lambda logits: 2 * logits)
+    return Recipe(weights_of(model, state, 0), 1, model.folded_rows, lambda logits: 2 * logits)
 
 
 def test_a_predictor_of_ones_own_is_named_by_module():

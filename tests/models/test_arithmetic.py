@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from bhpeft.errors import ConfigError, UnsupportedModel
 from bhpeft.methods import LoRA, ParallelAdapter, Prefix, architecture_of
 from bhpeft.methods.attention import use_attention
-from bhpeft.models import arithmetic
+from bhpeft.models import measured
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.arithmetic import MEASURED, PLAIN, Arithmetic, fastest, in_words, settle
 from bhpeft.models.trial_step import SECONDS, step_seconds
@@ -24,7 +24,7 @@ FAST = Arithmetic("bfloat16", "explicit")
 
 @pytest.fixture(autouse=True)
 def nothing_measured_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arithmetic, "_KEPT", {})
+    monkeypatch.setattr(measured, "KEPT", {})
 
 
 def test_what_is_said_outright_is_not_measured(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_measurement_is_made_once_a_model_and_machine(tmp_path: Path) -> None:
     other = PLAIN_BF16 if found != PLAIN_BF16 else PLAIN
     path.write_text(json.dumps({"dtype": other.dtype, "attention": other.attention}))
     assert settle(MEASURED, config, "f", CPU, tmp_path) == found
-    arithmetic._KEPT.clear()
+    measured.KEPT.clear()
     assert settle(MEASURED, config, "f", CPU, tmp_path) == other
     settle(MEASURED, config, "another model", CPU, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
@@ -61,7 +61,7 @@ def test_a_spoilt_file_is_measured_again(tmp_path: Path, content: str) -> None:
     settle(MEASURED, config, "f", CPU, tmp_path)
     (path,) = tmp_path.iterdir()
     path.write_text(content)
-    arithmetic._KEPT.clear()
+    measured.KEPT.clear()
     assert settle(MEASURED, config, "f", CPU, tmp_path).settled
     assert set(json.loads(path.read_text())) == {"dtype", "attention"}
 

@@ -33,7 +33,7 @@ def lived(registry: Registry, stream: str, learn: Learn) -> str:
         raise RuntimeError("shapes")
     client = registry.connection.client
     client.delete_model_version(stream, "2")
-    client.create_registered_model("somebody-elses")
+    client.create_registered_model(f"{stream}, somebody else's")
     with registry.round_run(stream, "b6", digest="sha-b6", parent=1) as run:
         pass
     client.delete_run(run.run_id)

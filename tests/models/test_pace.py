@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bhpeft.methods.attention import EXPLICIT_TOKENS
+from bhpeft.models import measured
+from bhpeft.models.arithmetic import PLAIN, Arithmetic
+from bhpeft.models.pace import (
+    FOLDED_ROWS,
+    FOLDED_ROWS_ON_A_GPU,
+    FOLDS,
+    Pace,
+    fastest_threads,
+    fewest_rows,
+    longest,
+    settle_pace,
+)
+from tests import tiny
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+EXPLICIT = Arithmetic("float32", "explicit")
+
+
+@pytest.fixture(autouse=True)
+def nothing_measured_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "KEPT", {})
+
+
+def test_what_is_said_outright_is_not_measured(tmp_path: Path) -> None:
+    said = Pace(1, 32, 100)
+    assert settle_pace(said, PLAIN, tiny.bert().config, "f", CPU, tmp_path) == said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "deberta"])
+def test_what_is_left_open_is_measured_once_and_the_rest_kept(tmp_path: Path, family: str) -> None:
+    """The process computes with as many threads as before: the choice is the caller's to set."""
+    config = (tiny.deberta() if family == "deberta" else tiny.FAMILIES[family]()).config
+    threads = torch.get_num_threads()
+    found = settle_pace(Pace(threads=1), EXPLICIT, config, "f", CPU, tmp_path)
+    assert found.threads == 1
+    assert found.folded_rows in (*FOLDS, FOLDED_ROWS)
+    assert 0 < (found.explicit_tokens or 0) <= EXPLICIT_TOKENS
+    assert torch.get_num_threads() == threads
+    (path,) = tmp_path.iterdir()
+    kept = json.loads(path.read_text())
+    assert Pace(**kept) == found
+    path.write_text(json.dumps(kept | {"folded_rows": 7}))
+    measured.KEPT.clear()
+    assert settle_pace(Pace(threads=1), EXPLICIT, config, "f", CPU, tmp_path).folded_rows == 7
+
+
+def test_several_threads_are_tried_up_to_the_processs_own(tmp_path: Path) -> None:
+    usual = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = settle_pace(Pace(), PLAIN, tiny.bert().config, "f", CPU, tmp_path)
+        assert found.threads in (1, 2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(usual)
+
+
+def test_nothing_is_measured_on_a_gpu(tmp_path: Path) -> None:
+    found = settle_pace(Pace(), PLAIN, tiny.bert().config, "f", CUDA, tmp_path)
+    assert found == Pace(torch.get_num_threads(), FOLDED_ROWS_ON_A_GPU, EXPLICIT_TOKENS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_fewest_rows_that_are_hardly_slower_win() -> None:
+    """More rows are padded to a longer one."""
+    assert fewest_rows({16: 1.00, 32: 1.90, 64: 3.78, 128: 7.56}) == 32
+    assert fewest_rows({16: 1.00, 32: 2.00, 64: 4.5}) == 16
+    assert fewest_rows({16: 1.00, 32: 1.2, 64: 1.6}) == 64
+
+
+def test_other_threads_than_the_usual_have_to_be_worth_it() -> None:
+    assert fastest_threads({4: 1.0, 1: 0.95, 2: 0.92}) == 4
+    assert fastest_threads({4: 1.0, 1: 1.3, 2: 0.8}) == 2
+
+
+def test_the_explicit_attention_is_taken_up_to_where_it_first_loses() -> None:
+    assert longest({128: 0.5, 256: 0.9, 512: 1.2}, at_least=64) == 256
+    assert longest({128: 1.1, 256: 0.5}, at_least=64) == 64
+    assert longest({128: 0.5}, at_least=64) == 128
