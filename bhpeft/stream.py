@@ -79,6 +79,7 @@ class Learning(Section):
     )
     methods: tuple[str, ...] = ()
     start: Path | None = Field(None, description="a PEFT LoRA checkpoint the first round starts at")
+    group: str = Field("", description="streams that share a population prior; see docs/methods.md")
     adapted_layers: int | None = Field(None, ge=1, description="adapt only the top n layers")
     kl_weight: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="λ; constant over rounds"
@@ -106,6 +107,17 @@ class Learning(Section):
         }
         rest = {name: value for name, value in content.items() if name not in tables}
         return rest | {"settings": rest.get("settings", {}) | tables} if tables else rest
+
+    @model_validator(mode="after")
+    def _group_fits(self) -> Learning:
+        if self.group and not NAME.fullmatch(self.group):
+            raise ValueError("a group's name is letters, digits, - and _, at most 64 of them")
+        if self.group and (self.start is not None or not self.gaussian):
+            raise ValueError(
+                "a group starts at its population and shares posteriors: neither start nor "
+                "gaussian = false goes with it"
+            )
+        return self
 
     def settings_of(self, method: str) -> dict[str, Any]:
         """Return the settings the file gives one method."""

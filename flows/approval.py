@@ -14,7 +14,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows.locks import ensure_limits, promotion_lock
+from flows.locks import ensure_limits, population_lock, promotion_lock
 from flows.steps import step_runner
 
 
@@ -43,16 +43,20 @@ def approve(
 
     config = find_stream(stream, Path(home) if home else None)
     ensure_limits(config.name)
+    registry, run = Registry(config.tracking_uri), step_runner()
     # Not retried: a person waits for the answer, and an answer lost on the way may have been yes.
-    move = step_runner()(
+    move = run(
         rounds.approve if approve else rounds.reject,
         config,
         version,
-        Registry(config.tracking_uri),
+        registry,
         by=by,
         reason=reason,
         lock=partial(promotion_lock, config.name),
     )
     name = "Approved" if approve else "Rejected"
     message = f"{config.name} · version {version} {name.lower()} by {by}: {reason}"
+    if approve:
+        lock = partial(population_lock, config.learning.group)
+        message += rounds.tell_group(config, registry, run=run, by=by, lock=lock)
     return Completed(name=name, message=message, data=move)

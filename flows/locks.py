@@ -71,3 +71,19 @@ def promotion_lock(stream: str, timeout: float | None = 120.0) -> Iterator[None]
         promotion_limit(stream), timeout_seconds=timeout, lease_duration=LEASE_SECONDS, strict=True
     ):
         yield
+
+
+@contextmanager
+def population_lock(group: str) -> Iterator[None]:
+    """Hold the moves of a group's population for the scope; its limit is made on first use.
+
+    Raises:
+        TimeoutError: another move took longer than two minutes.
+    """
+    from bhpeft.registry import population_name
+
+    name = population_name(group)
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(promotion_limit(name), limit=1)
+    with promotion_lock(name):
+        yield

@@ -10,7 +10,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows.locks import ensure_limits, promotion_lock
+from flows.locks import ensure_limits, population_lock, promotion_lock
 from flows.steps import step_runner
 
 
@@ -37,21 +37,24 @@ def rollback(
             "pending" again.
     """
     from bhpeft.registry import Registry
-    from bhpeft.rounds import roll_back
+    from bhpeft.rounds import roll_back, tell_group
     from bhpeft.stream import find_stream
 
     config = find_stream(stream, Path(home) if home else None)
     ensure_limits(config.name)
+    registry, run = Registry(config.tracking_uri), step_runner()
     # Not retried: a person waits for the answer, and an answer lost on the way may have been yes.
-    move = step_runner()(
+    move = run(
         roll_back,
         config,
         to,
-        Registry(config.tracking_uri),
+        registry,
         by=by,
         reason=reason,
         learned_since=learned_since,
         lock=partial(promotion_lock, config.name),
     )
     message = f"{config.name} · champion is version {to} ({by}): {reason}"
+    lock = partial(population_lock, config.learning.group)
+    message += tell_group(config, registry, run=run, by=by, lock=lock)
     return Completed(name="Rolled back", message=message, data=move)

@@ -15,7 +15,7 @@ from prefect.states import Completed
 
 from bhpeft.errors import FitError
 from flows.events import ROUND, tell
-from flows.locks import ensure_limits, promotion_lock, round_lock
+from flows.locks import ensure_limits, population_lock, promotion_lock, round_lock
 from flows.outcomes import publish, state_of
 from flows.steps import step_runner
 
@@ -46,11 +46,12 @@ def round_flow(
     config = find_stream(stream, Path(home) if home else None)
     registry = Registry(config.tracking_uri)
     lock = partial(promotion_lock, config.name)
+    group_lock = partial(population_lock, config.learning.group)
     return conduct(
         config,
         batch,
         partial(turn, config, registry, lock=lock, by=by),
-        partial(learn, config, registry=registry, by=by),
+        partial(learn, config, registry=registry, by=by, group_lock=group_lock),
         IO_STEPS,
         partial(gathered, config, registry),
     )

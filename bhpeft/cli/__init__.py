@@ -4,6 +4,7 @@ setup.py      init, land            a stream's files and its batches
 running.py    round, watch, up, ui  one round, or all streams on their schedules
 reviewing.py  status, history, predict
 deciding.py   approve, reject, rollback, replay, release
+grouping.py   population            what the streams of a group have in common
 keeping.py    gc                    remove what nothing needs any more
 exchanging.py export                a version as a Hugging Face PEFT checkpoint
 doctor.py     doctor                is this installation able to work?
@@ -21,6 +22,7 @@ from bhpeft.cli import (
     demo,
     doctor,
     exchanging,
+    grouping,
     keeping,
     reviewing,
     running,
@@ -70,3 +72,4 @@ app.command(rich_help_panel=REVIEW)(deciding.release)
 app.command(rich_help_panel=REVIEW)(reviewing.predict)
 app.command(rich_help_panel=REVIEW)(exchanging.export)
 app.command(rich_help_panel=REVIEW)(keeping.gc)
+app.add_typer(grouping.app, name="population", rich_help_panel=REVIEW)

@@ -71,8 +71,12 @@ def history(stream: StreamName, home: Home = HERE, as_json: Json = False) -> Non
 
     config = find_stream(stream, home)
     with connected(home, prefect=False, mlflow=False):
-        registry = Registry(config.tracking_uri)
-        moves, versions = registry.history(config.name), registry.versions(config.name)
+        show_history(Registry(config.tracking_uri), config.name, as_json)
+
+
+def show_history(registry: Registry, name: str, as_json: bool, learned: str = "batches") -> None:
+    """Print the moves and the versions of a registered model; `learned` heads what is in them."""
+    moves, versions = registry.history(name), registry.versions(name)
     if as_json:
         show_json({"moves": [asdict(m) for m in moves], "versions": [asdict(v) for v in versions]})
         return
@@ -86,7 +90,7 @@ def history(stream: StreamName, home: Home = HERE, as_json: Json = False) -> Non
     )
     show_table(
         "Versions",
-        ("version", "prior", "batches", "decision", "registered (UTC)", "alias"),
+        ("version", "prior", learned, "decision", "registered (UTC)", "alias"),
         [
             (
                 v.number,

@@ -106,8 +106,9 @@ class Joint:
         Raises:
             StateError: it is in another gauge.
         """
+        known = next(iter(self.states.values()))
         check_gauges([coordinates(one) for one in (*self.states.values(), start)])
-        return at_population(self.population, start)
+        return at_population(self.population, start, start.spec.labels == known.spec.labels)
 
 
 # Called with how many steps the longest task has taken, and of how many.

@@ -27,8 +27,13 @@ HEAD = "head."
 
 def coordinates(state: AdapterState) -> str:
     """Return the hash of what a state's Gaussian weights stand beside, its head apart."""
-    digest = hashlib.sha256(state.spec.gauge.encode())
-    for name, value in sorted(beside(state.point).items()):
+    return coordinates_of(state.spec.gauge, state.point)
+
+
+def coordinates_of(gauge: str, point: Mapping[str, Tensor]) -> str:
+    """Return the hash of a gauge and of the point weights that are no head's."""
+    digest = hashlib.sha256(gauge.encode())
+    for name, value in sorted(beside(point).items()):
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
@@ -60,32 +65,50 @@ def common(states: Sequence[AdapterState]) -> Population:
     return population(states[0].prior, block_of)
 
 
-def base_prior(known: Population, own: MeanField) -> MeanField:
-    """Return N(Θ, 1/τ) over a task's weights; of those the population lacks, the task's own prior.
+def base_prior(known: Population, own: MeanField, same_head: bool = True) -> MeanField:
+    """Return N(Θ, 1/τ) over a task's weights; of those it does not share, the task's own prior.
 
     A head with a row for a label nobody else has is such a weight.
 
     Args:
         known: the population.
         own: the task's base prior without it.
+        same_head: whether the task's head answers what the population's does.
     """
-    shared = known.prior(own.scale)
-    groups = ((shared.mean, own.mean), (shared.rho, own.rho))
-    found = []
-    for theirs, mine in groups:
-        parts = unflatten(mine, own.shapes)
-        known_parts = unflatten(theirs, known.shapes)
-        found.append(
-            {
-                name: known_parts[name] if known.shapes.get(name) == shape else parts[name]
-                for name, shape in own.shapes.items()
-            }
+    prior, names = known.prior(own.scale), shared_names(known, own, same_head)
+    groups = ((prior.mean, own.mean), (prior.rho, own.rho))
+    mean, rho = (
+        flatten(
+            unflatten(mine, own.shapes)
+            | {name: w for name, w in unflatten(theirs, known.shapes).items() if name in names},
+            own.shapes,
         )
-    mean, rho = (flatten(one, own.shapes) for one in found)
+        for theirs, mine in groups
+    )
     return MeanField(mean, rho, own.shapes, own.scale)
 
 
-def at_population(known: Population, state: AdapterState) -> AdapterState:
+def part_shared(known: Population, own: MeanField, same_head: bool = True) -> MeanField:
+    """Return the part of a posterior that is over a population's weights."""
+    names = shared_names(known, own, same_head)
+    shapes = {name: shape for name, shape in own.shapes.items() if name in names}
+    mean, rho = (
+        flatten({n: w for n, w in unflatten(vector, own.shapes).items() if n in names}, shapes)
+        for vector in (own.mean, own.rho)
+    )
+    return MeanField(mean, rho, shapes, own.scale)
+
+
+def shared_names(known: Population, own: MeanField, same_head: bool) -> set[str]:
+    """Return the weights that a posterior has in common with a population."""
+    return {
+        name
+        for name, shape in own.shapes.items()
+        if known.shapes.get(name) == shape and (same_head or not name.startswith(HEAD))
+    }
+
+
+def at_population(known: Population, state: AdapterState, same_head: bool = True) -> AdapterState:
     """Return a first state moved to where its population is: q and base prior are N(Θ, 1/τ)."""
-    prior = base_prior(known, state.prior)
+    prior = base_prior(known, state.prior, same_head)
     return replace(state, posterior=prior, prior=prior)

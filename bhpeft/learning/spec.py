@@ -53,6 +53,8 @@ class Spec:
         members: how many there are of an ensemble: every point weight then has one of each.
         dropout: by part, the share of inputs that each draw leaves out.
         temperature: what logits are divided by.
+        population: the group, version and gauge of the population whose N(Θ, 1/τ) the last round's
+            base prior was; empty where it was the stream's own.
     """
 
     base: str
@@ -80,6 +82,7 @@ class Spec:
     temperature: float = 1.0
     predictor: str = "full"
     scalars: Mapping[str, float] = field(default_factory=dict)
+    population: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def predicted(self) -> Task:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bhpeft.registry.book import Book
 from bhpeft.registry.books import glanced, read_all
-from bhpeft.registry.records import Entry, Failure, Move, Version
+from bhpeft.registry.records import POPULATION, Entry, Failure, Move, Version, population_name
 from bhpeft.registry.registry import Registry
 from bhpeft.registry.retention import Waste, remove_waste, waste
 from bhpeft.registry.round_run import RoundRun
@@ -28,6 +28,8 @@ __all__ = [
     "Failure",
     "Entry",
     "glanced",
+    "POPULATION",
+    "population_name",
     "read_all",
     "waste",
     "remove_waste",

@@ -19,7 +19,7 @@ from typing import Any
 
 from bhpeft.errors import StateError
 from bhpeft.registry.connection import Connection, pyfunc
-from bhpeft.registry.records import Version
+from bhpeft.registry.records import POPULATION, STREAM, Version
 from bhpeft.registry.round_run import RoundRun
 from bhpeft.tasks import Task, task
 
@@ -49,7 +49,13 @@ def checksums(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
 
 
-def store(connection: Connection, run: RoundRun, folder: Path, metadata: Mapping[str, Any]) -> str:
+def store(
+    connection: Connection,
+    run: RoundRun,
+    folder: Path,
+    metadata: Mapping[str, Any],
+    kind: str = STREAM,
+) -> str:
     """Upload a state folder as a logged model of the run; return its MLflow id (`m-…`)."""
     client = connection.client
     connection.claim_process()
@@ -60,12 +66,12 @@ def store(connection: Connection, run: RoundRun, folder: Path, metadata: Mapping
             run.experiment_id,
             name=run.stream,
             source_run_id=run.run_id,
-            model_type="bhpeft adapter posterior",
+            model_type=_TYPES[kind],
             tags={"bhpeft.stream": run.stream, "bhpeft.batch_id": run.batch_id},
         )
         try:
             with tempfile.TemporaryDirectory() as staging:
-                packed = _pack(folder, Path(staging), run, logged, metadata)
+                packed = _PACKS[kind](folder, Path(staging), run, logged, metadata)
                 client.log_model_artifacts(logged.model_id, str(packed))
         except BaseException:
             client.finalize_logged_model(logged.model_id, "FAILED")
@@ -162,19 +168,12 @@ def _pack(
     folder: Path, staging: Path, run: RoundRun, logged: Any, metadata: Mapping[str, Any]
 ) -> Path:
     import pandas as pd
-    from mlflow.models import Model
 
     said = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
     predicted = task(said.get("task", "classification"), said.get("task_settings"))
     # MLflow names the stored folder after the local one; ours is always "adapter".
     adapter = copytree(folder, staging / "adapter")
-    model = Model(
-        artifact_path=logged.artifact_location,
-        model_uuid=logged.model_id,
-        run_id=run.run_id,
-        model_id=logged.model_id,
-        metadata=json.loads(json.dumps(dict(metadata), default=str)),
-    )
+    model = _model(run, logged, metadata)
     pyfunc().save_model(
         str(staging / "model"),
         python_model=str(MODEL_CODE),
@@ -191,6 +190,32 @@ def _pack(
         ),
     )
     return staging / "model"
+
+
+def _pack_plain(
+    folder: Path, staging: Path, run: RoundRun, logged: Any, metadata: Mapping[str, Any]
+) -> Path:
+    """Pack files that predict nothing by themselves, where `fetch` looks for them."""
+    copytree(folder, staging / "model" / "artifacts" / "adapter")
+    _model(run, logged, metadata).save(str(staging / "model" / "MLmodel"))
+    return staging / "model"
+
+
+_PACKS = {STREAM: _pack, POPULATION: _pack_plain}
+_TYPES = {STREAM: "bhpeft adapter posterior", POPULATION: "bhpeft population prior"}
+
+
+def _model(run: RoundRun, logged: Any, metadata: Mapping[str, Any]) -> Any:
+    """Return MLflow's description of a model, with what it is to say of ours."""
+    from mlflow.models import Model
+
+    return Model(
+        artifact_path=logged.artifact_location,
+        model_uuid=logged.model_id,
+        run_id=run.run_id,
+        model_id=logged.model_id,
+        metadata=json.loads(json.dumps(dict(metadata), default=str)),
+    )
 
 
 def _signature(predicted: Task) -> Any:

@@ -16,6 +16,9 @@ from bhpeft.secrecy import without_secrets
 
 PREFIX = "bhpeft."
 
+STREAM, POPULATION = "stream", "population"
+"""What a registered model holds: the posteriors of a stream, or what a group has in common."""
+
 CHAMPION = "champion"
 CANDIDATE = "candidate"
 PREVIOUS = "previous"
@@ -166,6 +169,11 @@ class Entry:
     candidate: int | None
     updated: datetime
     aliases: Mapping[str, int] = field(default_factory=dict)
+
+
+def population_name(group: str) -> str:
+    """Return the registered model of a group's population; no stream's name has a tilde."""
+    return f"{POPULATION}~{group}"
 
 
 def utc(milliseconds: int | float) -> datetime:

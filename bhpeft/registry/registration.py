@@ -9,7 +9,7 @@ from typing import Any
 from bhpeft.errors import RegistryError
 from bhpeft.registry import package
 from bhpeft.registry.connection import Connection
-from bhpeft.registry.records import CANDIDATE, DECISIONS, prefixed
+from bhpeft.registry.records import CANDIDATE, DECISIONS, STREAM, prefixed
 from bhpeft.registry.round_run import RoundRun
 from bhpeft.registry.versions import Versions
 
@@ -23,6 +23,7 @@ def register(
     description: str,
     tags: Mapping[str, object],
     metadata: Mapping[str, Any],
+    kind: str = STREAM,
 ) -> int:
     """Store a state folder as the stream's next version; see `Registry.register`.
 
@@ -35,8 +36,8 @@ def register(
         )
     facts = {**facts_of(run, decision), **tags}
     sums = package.checksums(state_folder)
-    versions.ensure_stream(run.stream)
-    model_id = package.store(connection, run, state_folder, {**facts, **metadata})
+    versions.ensure_stream(run.stream, kind)
+    model_id = package.store(connection, run, state_folder, {**facts, **metadata}, kind)
     return enter(connection, versions, run, model_id, {**facts, "sha256": sums}, description)
 
 

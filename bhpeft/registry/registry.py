@@ -25,6 +25,7 @@ from bhpeft.registry.records import (
     CANDIDATE,
     CHAMPION,
     PREVIOUS,
+    STREAM,
     Entry,
     Move,
     Version,
@@ -72,6 +73,12 @@ class Registry:
         """Return the version learned last, if it was not promoted."""
         found = self._at(stream, CANDIDATE)
         return None if found is not None and CHAMPION in found.aliases else found
+
+    def in_group(self, group: str) -> list[Version]:
+        """Return the champions that were learned in a group, by their streams' names."""
+        known = self._versions.of_group(group)
+        found = {stream: self.champion(stream) for stream in sorted(known)}
+        return [one for name, one in found.items() if one and one.number in known[name]]
 
     def version(self, stream: str, number: int) -> Version:
         """Return one version.
@@ -152,6 +159,7 @@ class Registry:
         description: str = "",
         tags: Mapping[str, object] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        kind: str = STREAM,
     ) -> Version:
         """Store a state folder as the stream's next version and point `candidate` at it.
 
@@ -164,6 +172,7 @@ class Registry:
             description: Markdown; the list of versions shows its first line, as plain text.
             tags: more facts about the version (`kl_weight`, `forgetting`, `base_model`, …).
             metadata: facts to travel inside the model's own file.
+            kind: what is stored: a stream's posterior, or a group's "population".
 
         Raises:
             StateError: the folder holds other files.
@@ -178,6 +187,7 @@ class Registry:
             description,
             tags or {},
             metadata or {},
+            kind,
         )
         return self.version(run.stream, number)
 

@@ -10,9 +10,11 @@ from bhpeft.registry.connection import Connection
 from bhpeft.registry.records import (
     CANDIDATE,
     CHAMPION,
+    POPULATION,
     PREFIX,
     PREVIOUS,
     REFUSED,
+    STREAM,
     Entry,
     Version,
     aliases_of,
@@ -34,6 +36,19 @@ Each version's description has its gate table; `bhpeft.prior_version` names the 
 posterior was its prior. Every move of the champion, with who and why, is a run of the experiment
 `bhpeft/{stream}/moves`; the rounds are runs of `bhpeft/{stream}`.
 """
+
+
+_POPULATION_NOTE = """What the streams of a group have in common, kept by bhpeft: Θ and τ.
+
+| alias | is |
+|---|---|
+| `champion` | the base prior of the group's next rounds: `models:/{stream}@champion` |
+| `previous` | the one before the last move |
+
+Each version's description says which promoted posteriors it is made of. Every move, with who and
+why, is a run of the experiment `bhpeft/{stream}/moves`; `bhpeft population` shows and moves it.
+"""
+_NOTES = {STREAM: _NOTE, POPULATION: _POPULATION_NOTE}
 
 
 class Versions:
@@ -59,6 +74,14 @@ class Versions:
             if item.name in aliases:
                 found[item.name][int(item.version)] = _version(item, aliases[item.name])
         return {stream: dict(sorted(numbered.items())) for stream, numbered in found.items()}
+
+    def of_group(self, group: str) -> dict[str, list[int]]:
+        """Return the numbers of the versions learned in a group, by stream; one call."""
+        found: dict[str, list[int]] = {}
+        only = f"tags.`{PREFIX}group` = '{group}'"
+        for item in self._search(only, f"list the versions of the group {group!r}"):
+            found.setdefault(item.name, []).append(int(item.version))
+        return found
 
     def _search(self, only: str, doing: str) -> list[Any]:
         found: list[Any] = []
@@ -115,7 +138,7 @@ class Versions:
         with self._connection.translated("list the streams"):
             while True:
                 page = self._connection.client.search_registered_models(
-                    f"tags.`{_OURS}` = 'stream'", max_results=1000, page_token=token
+                    f"tags.`{_OURS}` = '{STREAM}'", max_results=1000, page_token=token
                 )
                 found += page
                 token = page.token
@@ -123,8 +146,8 @@ class Versions:
                     break
         return sorted((_entry(model) for model in found), key=lambda entry: entry.stream)
 
-    def ensure_stream(self, stream: str) -> None:
-        """Make the registered model of a stream if there is none."""
+    def ensure_stream(self, stream: str, kind: str = STREAM) -> None:
+        """Make the registered model of a stream, or of a population, if there is none."""
         if self.aliases(stream) is not None:
             return
         from mlflow.exceptions import MlflowException
@@ -132,7 +155,7 @@ class Versions:
         with self._connection.translated(f"register stream {stream!r}"):
             try:
                 self._connection.client.create_registered_model(
-                    stream, tags={_OURS: "stream"}, description=_NOTE.format(stream=stream)
+                    stream, tags={_OURS: kind}, description=_NOTES[kind].format(stream=stream)
                 )
             except MlflowException as problem:
                 if problem.error_code != "RESOURCE_ALREADY_EXISTS":

@@ -4,7 +4,10 @@ freshness   whether a batch is overdue
 backlog     where batches land, and which are still to be learned
 memory      the chain's frozen hold-out rows
 replay      a few training rows of each batch, rehearsed by later rounds
+soundness   which batches can be learned; the others are set aside
 intake      a batch, checked, split and tokenised
+group       a champion has moved: its group's population follows
+population  what a group's streams have in common, and how it follows their champions
 training    prior, fit, and the posterior's health
 trial       candidate against champion: drift, report, verdicts
 recording   the MLflow run, the version, the alias
@@ -21,6 +24,7 @@ from __future__ import annotations
 
 from bhpeft.rounds.approval import approve, expire, reject, supersede
 from bhpeft.rounds.backlog import gathered, landing_of, pending
+from bhpeft.rounds.group import tell_group
 from bhpeft.rounds.learn import (
     IO_STEPS,
     Outcome,
@@ -28,10 +32,10 @@ from bhpeft.rounds.learn import (
     find_parent,
     learn,
     roll_back,
-    set_unreadable_aside,
 )
 from bhpeft.rounds.overview import Glance, overview
 from bhpeft.rounds.release import Aside, release, set_aside_batches
+from bhpeft.rounds.soundness import set_unreadable_aside
 from bhpeft.rounds.turn import Turn, turn
 
 __all__ = [
@@ -42,6 +46,7 @@ __all__ = [
     "gathered",
     "set_unreadable_aside",
     "roll_back",
+    "tell_group",
     "turn",
     "Turn",
     "Glance",

@@ -15,17 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bhpeft.data.batch import Batch, Unreadable, merged
-from bhpeft.data.check import check
+from bhpeft.data.batch import Batch, merged
 from bhpeft.data.contract import Contract, load_contract
-from bhpeft.data.quarantine import quarantine, quarantined
-from bhpeft.errors import BatchAlreadyLearned, BatchError, ContractViolation
+from bhpeft.errors import BatchAlreadyLearned, BatchError
 from bhpeft.registry import Move, Registry, Version
 from bhpeft.rounds import shortage
-from bhpeft.rounds.backlog import landing_of
+from bhpeft.rounds.group import tell_group
+from bhpeft.rounds.soundness import Run, sound_batches
 from bhpeft.stream import Stream
 
-Run = Callable[..., Any]
 Lock = Callable[[], AbstractContextManager[Any]]
 # Called with a stage's name, how much of it is done and how much there is.
 Progress = Callable[[str, int, int], None]
@@ -70,6 +68,7 @@ def learn(
     *,
     run: Run = direct,
     lock: Lock = nullcontext,
+    group_lock: Lock = nullcontext,
     by: str = "bhpeft",
     progress: Progress | None = None,
 ) -> Outcome:
@@ -81,6 +80,7 @@ def learn(
         registry: where versions and aliases live.
         run: calls each step; `direct`, or a flow's task runner.
         lock: makes the context under which the alias may be moved.
+        group_lock: the same for the population of the stream's group.
         by: who asked, for the promotion log.
         progress: told how far the long stages are.
 
@@ -94,21 +94,26 @@ def learn(
     parent, mended = run(find_parent, stream, registry, lock)
     finished = _finished(batch, parent, mended)
     if finished is not None:
-        return _outcome(stream, batch, finished.parent, _taken_up(finished, registry), began)
+        made = _taken_up(finished, registry)
+        told = _told(stream, registry, made, run, group_lock, by)
+        return _outcome(stream, batch, finished.parent, made, began, told)
     _refuse_repetition(stream, batch, registry, parent)
     contract = load_contract(stream.contract, stream.task.value.needs)
-    sound, ended = _sound(stream, batch, contract, registry, run)
+    sound, ended = sound_batches(stream, batch, contract, registry, run)
     if not sound:
         problem, url = ended[-1]
         return _quarantined(stream, batch, parent, problem, url, began)
     batch = merged(sound)
     earlier = registry.attempt(stream.name, parent.number if parent else None, sound[0].digest)
     if earlier is None:
-        made = _make_version(stream, batch, contract, registry, parent, run, progress, by)
+        made = _make_version(
+            stream, batch, contract, registry, parent, run, progress, by, group_lock
+        )
     else:
         made = _taken_up(earlier, registry)
     run(conclude, registry, made, parent, lock, by)
-    return _outcome(stream, batch, parent.number if parent else None, made, began)
+    told = _told(stream, registry, made, run, group_lock, by)
+    return _outcome(stream, batch, parent.number if parent else None, made, began, told)
 
 
 def find_parent(
@@ -117,55 +122,6 @@ def find_parent(
     """Return the champion, after mending what a crash may have left half done, and the mending."""
     mended = registry.repair(stream.name, lock=lock)
     return registry.champion(stream.name), mended
-
-
-def _sound(
-    stream: Stream, batch: Batch, contract: Contract, registry: Registry, run: Run
-) -> tuple[list[Batch], list[tuple[BatchError, str | None]]]:
-    """Return those of a round's batches that can be learned, and why the others are set aside."""
-    sound: list[Batch] = []
-    aside: list[tuple[BatchError, str | None]] = []
-    for one in batch.each:
-        try:
-            here = run(stage_batch, stream, one, contract)
-            run(check_batch, here, contract)
-            sound.append(here)
-        except BatchError as problem:
-            aside.append((problem, run(set_aside, stream, one, registry, problem)))
-    return sound, aside
-
-
-def stage_batch(stream: Stream, batch: Batch, contract: Contract) -> Batch:
-    """Fetch the batch to this machine if it landed elsewhere."""
-    return landing_of(stream).staged(batch, contract)
-
-
-def check_batch(batch: Batch, contract: Contract) -> None:
-    """Check the batch's files and rows against the contract."""
-    check(batch, contract)
-
-
-def set_aside(
-    stream: Stream, batch: Batch | Unreadable, registry: Registry, problem: BatchError
-) -> str | None:
-    """Put a batch in quarantine, and on record in MLflow; return the record's page, if any."""
-    quarantine(batch, problem, stream.quarantine)
-    if isinstance(batch, Unreadable):
-        return None
-    reasons = problem.reasons if isinstance(problem, ContractViolation) else []
-    page = registry.quarantined(
-        stream.name, batch.batch_id, digest=batch.digest, error=problem.message, reasons=reasons
-    )
-    return registry.link(page)
-
-
-def set_unreadable_aside(stream: Stream, registry: Registry) -> list[str]:
-    """Quarantine folders whose manifest cannot be read; return their names."""
-    known = {record["folder"] for record in quarantined(stream.quarantine).values()}
-    broken = [one for one in landing_of(stream).unreadable() if one.address not in known]
-    for one in broken:
-        set_aside(stream, one, registry, one.error)
-    return [one.batch_id for one in broken]
 
 
 def _make_version(
@@ -177,10 +133,11 @@ def _make_version(
     run: Run,
     progress: Progress | None,
     by: str,
+    group_lock: Lock,
 ) -> Any:
     """Train, examine and register the candidate, inside one MLflow run."""
     # The heavy half of the library: a watch that finds nothing pending never loads it.
-    from bhpeft.rounds import recording, steps
+    from bhpeft.rounds import population, recording, steps
 
     number = parent.number if parent else None
     with (
@@ -197,7 +154,10 @@ def _make_version(
         shortage.named(),
     ):
         inherited = run(steps.fetch_parent, registry, parent, Path(desk, "parent"))
-        ready = run(steps.prepare, stream, batch, contract, inherited)
+        at = Path(desk, "population")
+        shared = {"by": by, "lock": group_lock}
+        pinned = run(population.fetch_population, stream, registry, batch, at, **shared)
+        ready = run(steps.prepare, stream, batch, contract, inherited, pinned)
         trained = run(steps.train_candidate, stream, ready, inherited, progress)
         trial = run(steps.examine, stream, ready, inherited, trained, progress)
         run(recording.write_down, page, stream, ready, trained, trial)
@@ -297,14 +257,23 @@ def _quarantined(
     )
 
 
-def _outcome(stream: Stream, batch: Batch, prior: int | None, made: Any, began: float) -> Outcome:
+def _told(
+    stream: Stream, registry: Registry, made: Any, run: Run, group_lock: Lock, by: str
+) -> str:
+    promoted = made.decision == "promoted"
+    return tell_group(stream, registry, run=run, lock=group_lock, by=by) if promoted else ""
+
+
+def _outcome(
+    stream: Stream, batch: Batch, prior: int | None, made: Any, began: float, told: str = ""
+) -> Outcome:
     return Outcome(
         stream=stream.name,
         batch_id=batch.batch_id,
         decision=made.decision,
         version=made.version.number,
         prior_version=prior,
-        reason=made.reason,
+        reason=made.reason + told,
         seconds=time.monotonic() - began,
         metrics=made.metrics,
         verdicts=made.verdicts,
@@ -320,6 +289,8 @@ IO_STEPS = {
     "check_batch",
     "set_aside",
     "fetch_parent",
+    "fetch_population",
     "write_down",
     "conclude",
+    "follow_champions",
 }

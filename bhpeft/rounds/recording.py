@@ -14,6 +14,7 @@ from bhpeft.judgement.figures import figures
 from bhpeft.judgement.gates import Decision
 from bhpeft.judgement.table import gate_table
 from bhpeft.learning.plan import Plan
+from bhpeft.learning.sharing import coordinates
 from bhpeft.models.arithmetic import in_words
 from bhpeft.registry import Registry, RoundRun, Version
 from bhpeft.rounds.steps import Ready
@@ -99,9 +100,21 @@ def register(
             "contract": ready.intake.contract.name,
             "contract_version": ready.intake.contract.version,
             "rows": ready.intake.own_rows,
+            **_group(stream, trial),
         },
     )
     return Made(version, decision, reason, metrics, verdicts, drift, registry.link(page))
+
+
+def _group(stream: Stream, trial: Trial) -> dict[str, object]:
+    """Return the tags by which the group's population finds a version, and says what it used."""
+    if not stream.learning.group:
+        return {}
+    return {
+        "group": stream.learning.group,
+        "coordinates": coordinates(trial.state),
+        "population_version": trial.state.spec.population.get("version"),
+    }
 
 
 def remembered(version: Version, registry: Registry) -> Made:
@@ -148,6 +161,7 @@ def _parameters(stream: Stream, ready: Ready, trained: Trained) -> dict[str, obj
         **in_words(ready.model.model),
         "threads": torch.get_num_threads(),
         "folded_rows": ready.model.folded_rows,
+        "population": json.dumps(dict(spec.population)) if spec.population else "own base prior",
         "frozen_layers": ready.model.frozen_layers,
         **{f"method/{name}": json.dumps(dict(settings)) for name, settings in spec.methods.items()},
         **{f"plan/{name}": value for name, value in plan.items()},

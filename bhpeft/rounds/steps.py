@@ -16,6 +16,7 @@ from bhpeft.registry import Registry, Version
 from bhpeft.rounds.intake import Intake, take_in
 from bhpeft.rounds.labels import in_learned_order
 from bhpeft.rounds.memory import Memory
+from bhpeft.rounds.population import Pinned, check_group
 from bhpeft.rounds.replay import NOTHING, Replay
 from bhpeft.rounds.spec import model_of
 from bhpeft.rounds.training import Trained, train
@@ -53,12 +54,14 @@ class Ready:
         intake: the batch.
         parent: the champion's state with a row for each of them; None in round 0.
         memory: the chain's frozen rows with the champion's scores, likewise.
+        pinned: the population of the stream's group, whose N(Θ, 1/τ) is the base prior.
     """
 
     model: AdaptedModel
     intake: Intake
     parent: AdapterState | None = None
     memory: Memory | None = None
+    pinned: Pinned | None = None
 
 
 def fetch_parent(registry: Registry, parent: Version | None, folder: Path) -> Inherited | None:
@@ -72,22 +75,30 @@ def fetch_parent(registry: Registry, parent: Version | None, folder: Path) -> In
     )
 
 
-def prepare(stream: Stream, batch: Batch, contract: Contract, inherited: Inherited | None) -> Ready:
+def prepare(
+    stream: Stream,
+    batch: Batch,
+    contract: Contract,
+    inherited: Inherited | None,
+    pinned: Pinned | None = None,
+) -> Ready:
     """Build the model and take the batch in.
 
     Raises:
         ConfigError: the stream file asks for a gate nobody knows; said now, not after training.
+        StateError: the stream's group lives in other coordinates than its model.
     """
     check_settings(stream.gates)
     learned = inherited.state.spec if inherited else None
     contract = in_learned_order(contract, learned)
     model = model_of(stream, contract, inherited.state if inherited else None)
+    check_group(stream, model, pinned)
     replay = inherited.replay if inherited else NOTHING
     intake = take_in(stream, batch, contract, model, stream.cache, replay, learned)
     if inherited is None:
-        return Ready(model, intake)
+        return Ready(model, intake, pinned=pinned)
     parent = grow(inherited.state, model, contract.labels)
-    return Ready(model, intake, parent, inherited.memory.widened(len(contract.labels)))
+    return Ready(model, intake, parent, inherited.memory.widened(len(contract.labels)), pinned)
 
 
 def train_candidate(
@@ -95,7 +106,7 @@ def train_candidate(
 ) -> Trained:
     """Fit the candidate from the champion's posterior."""
     watch = None if progress is None else _stage(progress, "train")
-    return train(stream, ready.intake, ready.model, ready.parent, watch, ready.memory)
+    return train(stream, ready.intake, ready.model, ready.parent, watch, ready.memory, ready.pinned)
 
 
 def examine(

@@ -17,6 +17,7 @@ from bhpeft.learning.finishes import Selection
 from bhpeft.learning.fit import Fitted, Task, Watch
 from bhpeft.learning.members import with_members
 from bhpeft.learning.plan import Plan
+from bhpeft.learning.sharing import at_population, base_prior
 from bhpeft.learning.state import Absorbed, AdapterState, Spec
 from bhpeft.learning.variants import Variant
 from bhpeft.methods import block_of
@@ -27,6 +28,7 @@ from bhpeft.rounds.asked import inputs_of, targets_of
 from bhpeft.rounds.forgetting import prequential, rhos
 from bhpeft.rounds.intake import Intake
 from bhpeft.rounds.memory import Memory
+from bhpeft.rounds.population import Pinned
 from bhpeft.rounds.spec import spec_of, variant_of
 from bhpeft.stream import Stream
 
@@ -67,6 +69,7 @@ def train(
     parent: AdapterState | None,
     watch: Watch | None = None,
     memory: Memory | None = None,
+    pinned: Pinned | None = None,
 ) -> Trained:
     """Learn the batch from the parent's posterior, or from the base prior in round 0.
 
@@ -77,13 +80,15 @@ def train(
         parent: the champion's state.
         watch: called after each step.
         memory: the chain's frozen rows, by which an adaptive forgetting tells drift.
+        pinned: the population of the stream's group, where there is one.
     """
+    parent = _falling_back(parent, pinned)
     selection = _selection(stream, intake, parent)
     signal = None
     if parent is not None and memory is not None and stream.learning.adaptive is not None:
         signal = prequential(model, parent, memory, selection, intake.contract)
     tried = [
-        _trained(stream, intake, model, parent, watch, rho, selection)
+        _trained(stream, intake, model, parent, watch, rho, selection, pinned)
         for rho in rhos(stream, signal)
     ]
     said = {} if signal is None else dict(signal.metrics)
@@ -104,10 +109,11 @@ def _trained(
     watch: Watch | None,
     rho: float,
     selection: Selection,
+    pinned: Pinned | None,
 ) -> Trained:
     chosen = variant_of(stream)
     generator = Generator().manual_seed(_seed(stream, intake.batch))
-    start, prior = start_of(stream, intake, model, parent, rho, generator)
+    start, prior = start_of(stream, intake, model, parent, rho, generator, pinned)
     kept, limit = stream.cache / "features", stream.model.feature_cache_mb * 2**20
     with with_features(intake.train, model, kept, limit) as rows:
         problem = Task(
@@ -139,6 +145,7 @@ def start_of(
     parent: AdapterState | None,
     rho: float,
     generator: Generator,
+    pinned: Pinned | None = None,
 ) -> tuple[AdapterState, MeanField]:
     """Return where the round starts, and its prior."""
     if parent is not None:
@@ -154,7 +161,20 @@ def start_of(
         from bhpeft.exchange import state_from_peft
 
         start = state_from_peft(stream.start, spec, chosen, texts, model)
+    if pinned is not None:
+        same_head = pinned.state.answers_alike(start.spec)
+        start = at_population(pinned.state.known, start, same_head)
+        start = start.with_spec(population=pinned.as_fact)
     return with_members(start, model, chosen), start.prior
+
+
+def _falling_back(parent: AdapterState | None, pinned: Pinned | None) -> AdapterState | None:
+    """Return the parent with the population as the base prior that forgetting falls back to."""
+    if parent is None or pinned is None:
+        return parent
+    same_head = pinned.state.answers_alike(parent.spec)
+    prior = base_prior(pinned.state.known, parent.prior, same_head)
+    return replace(parent, prior=prior).with_spec(population=pinned.as_fact)
 
 
 def _selection(stream: Stream, intake: Intake, parent: AdapterState | None) -> Selection:

@@ -24,7 +24,11 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 def test_every_command_of_the_runbook_exists_with_its_options(line: str) -> None:
     words = shlex.split(line)[1:]
     assert words[0] in COMMANDS, line
-    known = {option for p in COMMANDS[words[0]].params for option in [*p.opts, *p.secondary_opts]}
+    command = COMMANDS[words[0]]
+    if hasattr(command, "commands"):  # a command of commands, such as `bhpeft population`
+        assert words[1] in command.commands, line
+        command = command.commands[words[1]]
+    known = {option for p in command.params for option in [*p.opts, *p.secondary_opts]}
     assert {word for word in words if word.startswith("--")} <= known, line
 
 

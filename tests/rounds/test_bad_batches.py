@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bhpeft.errors import FitError
-from bhpeft.rounds.learn import set_unreadable_aside
+from bhpeft.rounds.soundness import set_unreadable_aside
 from tests.rounds.conftest import Chain, Steps
 
 

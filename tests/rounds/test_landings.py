@@ -13,7 +13,7 @@ from bhpeft.data.land import land
 from bhpeft.errors import LandingUnreachable
 from bhpeft.rounds import landing_of
 from bhpeft.rounds.backlog import settled
-from bhpeft.rounds.learn import set_unreadable_aside
+from bhpeft.rounds.soundness import set_unreadable_aside
 from tests.rounds.conftest import BEGAN, Chain
 from tests.rounds.reviews import reviews
 
