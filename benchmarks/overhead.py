@@ -28,11 +28,12 @@ STEPS = (
 
 def rows(budget: Budget) -> list[Row]:
     """Return the overhead of a warm round, and where it goes."""
-    sentences, size = opinions(), budget.of(1000, 60)
-    count = budget.of(8, 3)
+    sentences, size = opinions(), budget.of(500, 60)
+    count = budget.of(6, 3)
     batches = (sentences.iloc[i * size : (i + 1) * size] for i in range(count))
     with tempfile.TemporaryDirectory() as folder:
-        found = list(timed_rounds(small_stream(Path(folder), budget), batches))[WARM:]
+        home = small_stream(Path(folder), budget, predictor="mean")
+        found = list(timed_rounds(home, batches))[WARM:]
     return [
         row("a warm round outside training and scoring: s", [one.overhead for one in found], MOST),
         *(row(f"of that, {step}: s", _of(found, step)) for step in STEPS),
@@ -48,7 +49,7 @@ def _examined(found: Sequence[Timed]) -> list[float]:
     return [one.parts["examine"] - one.parts["scoring"] for one in found]
 
 
-def small_stream(home: Path, budget: Budget, predictor: str = "linear") -> Stream:
+def small_stream(home: Path, budget: Budget, predictor: str) -> Stream:
     """Return a stream whose rounds train one epoch of LoRA and promote.
 
     How far its predictor is from the posterior is not measured: that is scoring, and takes more

@@ -49,7 +49,7 @@ def rows(budget: Budget) -> list[Row]:
     return [
         *_costs(encoder, few.share(0.2)),
         *_one_row(one, few.share(0.05)),
-        *_peers(small, few.share(0.15)),
+        *_peers(small, replace(few, least=min(few.least, 2)).share(0.15)),
         *_decoder(decoder, few.share(0.05)),
         *_fidelities(budget),
     ]

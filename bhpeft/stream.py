@@ -127,7 +127,9 @@ class Learning(Section):
 class Prediction(Section):
     """How a prediction comes about, how many draws it takes and when it abstains."""
 
-    # Measured by `python -m benchmarks predict`: see docs/method.md, "Predictions".
+    # Some way was closer to the gold than ten draws of all weights are, ranked rows better and cost
+    # a fraction, on every posterior measured; which one depends on pooling and classes, so each
+    # stream measures its own (`python -m benchmarks predict`).
     predictor: str = Field("auto", description="mean, full, last_layer, calibrated, linear, auto")
     draws: int = Field(8, ge=0, le=1000)
     abstain_share: float = Field(0.1, ge=0, lt=1, description="share of known rows that abstains")
