@@ -22,7 +22,8 @@
     │   ├── Diverged               the loss or a parameter is not finite
     │   ├── OutOfMemory            the machine or the GPU has too little
     │   ├── TimeLimit              training took longer than the stream allows
-    │   └── RhoTravelTooShort      too few steps for the standard deviations to arrive
+    │   ├── RhoTravelTooShort      too few steps for the standard deviations to arrive
+    │   └── RanksFailed            one of its processes ended, or they came apart
     ├── RegistryError            the record of rounds cannot be read or written
     │   ├── RegistryUnreachable    the server does not answer; worth a retry
     │   ├── UnknownVersion         no such version of this stream
@@ -171,6 +172,10 @@ class TimeLimit(FitError):
 
 class RhoTravelTooShort(FitError):
     """The round has too few steps for the standard deviations to reach their optimum."""
+
+
+class RanksFailed(FitError):
+    """A training on several processes lost one of them, or they came apart."""
 
 
 class RegistryError(BhpeftError):

@@ -1,4 +1,4 @@
-"""How a stream is run while nobody looks: when, who must agree, what a failure leads to.
+"""How a stream is run while nobody looks: when, on what, who must agree, what a failure leads to.
 
 These are tables of the stream file (`bhpeft.stream`), each a frozen value.
 """
@@ -50,6 +50,19 @@ def _check_rrule(text: str) -> None:
         rrulestr(text)
     except (ValueError, KeyError) as problem:
         raise ValueError(f"{text!r} is no recurrence rule (RFC 5545): {problem}") from problem
+
+
+class Compute(Section):
+    """What a round's training runs on."""
+
+    processes: int = Field(1, ge=1, le=1024, description="that share it, one a GPU; on one machine")
+    shard: bool = Field(False, description="they share the frozen base's weights too (FSDP)")
+
+    @model_validator(mode="after")
+    def _shared_by_several(self) -> Compute:
+        if self.shard and self.processes == 1:
+            raise ValueError("shard = true needs processes = 2 or more to share the base among")
+        return self
 
 
 class Approval(Section):

@@ -25,7 +25,7 @@ from pydantic import (
 
 from bhpeft.delivery import Data
 from bhpeft.errors import StreamFileError, did_you_mean
-from bhpeft.operation import Approval, Notify, Retry, Schedule
+from bhpeft.operation import Approval, Compute, Notify, Retry, Schedule
 from bhpeft.section import Section
 from bhpeft.tasks.section import Predicted
 
@@ -164,6 +164,7 @@ class Stream(Section):
     prediction: Prediction = Prediction()
     drift: dict[str, DriftColumn] = Field(default_factory=dict)
     gates: dict[str, dict[str, float] | bool] = Field(default_factory=dict)
+    compute: Compute = Compute()
     schedule: Schedule = Schedule()
     approval: Approval = Approval()
     retry: Retry = Retry()

@@ -22,15 +22,19 @@ from bhpeft.posterior import SCALES, MeanField, flatten
 
 
 def build_model(
-    spec: Spec, arithmetic: Arithmetic = PLAIN, pace: Pace | None = None
+    spec: Spec,
+    arithmetic: Arithmetic = PLAIN,
+    pace: Pace | None = None,
+    device: str | None = None,
 ) -> AdaptedModel:
-    """Load the base model and attach the spec's methods, on CUDA where there is one.
+    """Load the base model and attach the spec's methods.
 
     Args:
         spec: the base, the methods and the labels.
         arithmetic: what the base computes in; any state fits any. What is "auto" is measured.
         pace: how it is run; what it leaves open is measured, and the process computes with its
             threads from here on: torch knows one number for all models. None is as usual.
+        device: where it is left; CUDA where there is one, by default.
 
     Raises:
         ModelError: the base model cannot be loaded.
@@ -54,7 +58,7 @@ def build_model(
         head=predicted.head(spec.labels),
     )
     model.folded_rows = pace.folded_rows or model.folded_rows
-    return model.to(chosen_device())
+    return model.to(device or chosen_device())
 
 
 def _settled(spec: Spec, arithmetic: Arithmetic, pace: Pace | None) -> tuple[Arithmetic, Pace]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -74,7 +75,8 @@ class Checkpoint:
         for other in folder.glob("*.safetensors*"):
             if other != path:
                 other.unlink(missing_ok=True)
-        return cls(path, every)
+        # All processes of a training restore; what they would save is the same.
+        return cls(path, every if task.ranks.rank == 0 else math.inf)
 
     def restore(self, descent: Descent, course: Course) -> Place:
         """Put the training where an interrupted attempt saved it; return the place.
@@ -109,8 +111,10 @@ def identity(task: Task, generator: Generator) -> str:
     vectors = (start.posterior.mean, start.posterior.rho, prior.mean, prior.rho)
     named: Iterator[tuple[str, Tensor]] = chain(start.point.items(), start.precision.items())
     plan = replace(task.plan, save_every=1.0, max_seconds=0.0)
-    rows = [task.rows.identity, len(task.rows)]
-    words = [start.spec, plan, task.variant, task.first, task.forgetting, rows, task.model.device]
+    rows = [task.rows.identity, len(task.rows), task.ranks.size]
+    # A set of words is written in another order by every process.
+    variant = asdict(task.variant) | {"gaussian": sorted(task.variant.gaussian)}
+    words = [start.spec, plan, variant, task.first, task.forgetting, rows, task.model.device.type]
     digest = hashlib.sha256(repr([*words, torch.__version__]).encode())
     for vector in (*vectors, generator.get_state()):
         digest.update(vector.detach().cpu().contiguous().numpy().tobytes())

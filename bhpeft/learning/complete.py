@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from bhpeft.learning.fit import Fitted, Watch, fit
 from bhpeft.learning.members import joined, member
 from bhpeft.learning.problem import Task
 
+# As `bhpeft.learning.fit.fit`.
+Fit = Callable[[Task, Generator, Watch | None, Path | None], Fitted]
+
 
 def complete(
     task: Task,
@@ -19,6 +23,7 @@ def complete(
     selection: Selection,
     watch: Watch | None = None,
     kept: Path | None = None,
+    fit: Fit = fit,
 ) -> Fitted:
     """Learn one batch with all that its variant asks for.
 
@@ -28,6 +33,7 @@ def complete(
         selection: rows kept for choices that no gate looks at.
         watch: called after each step, for each member anew.
         kept: the folder where a long training is saved: the member's that is being trained.
+        fit: what trains a member, in this process or on several.
 
     Raises:
         FitError: as for `bhpeft.learning.fit.fit`.

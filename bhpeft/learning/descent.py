@@ -20,7 +20,7 @@ import torch
 from torch import Generator, Tensor
 
 from bhpeft.errors import Diverged
-from bhpeft.learning.fisher import Fisher
+from bhpeft.learning.fisher import Fisher, one_row_of
 from bhpeft.learning.movement import MOVES, Pace, groups
 from bhpeft.learning.problem import Task, kl_share
 from bhpeft.learning.state import AdapterState, layout
@@ -139,13 +139,19 @@ class Descent:
         Each minibatch has a draw of its own, so that several make a less noisy step than one as
         large as all of them.
         """
-        rows = len(minibatch["labels"])
-        noise = self._noise(rows)
+        own = len(minibatch["labels"])
+        rows = len(minibatch.get("rows", minibatch["labels"]))
+        noise = self._noise(own)
         nll, draw_gradient, point_gradient = self._backward(minibatch, noise)
-        self.gaussian_fisher.add(draw_gradient, rows)
-        self.point_fisher.add(point_gradient, rows)
         found = nll_gradient(self.q, noise, draw_gradient)
-        more = Gathered(rows, nll, found.mean, found.rho, point_gradient)
+        # Where every row was drawn for, its score is known; else the mean's gradient tells it.
+        scores = one_row_of(draw_gradient, own) if noise.dim() == 2 else nll.new_empty(0)
+        nll, mean, rho, point, scores = self.task.ranks.mean(
+            rows, (nll, found.mean, found.rho, point_gradient, scores)
+        )
+        self.gaussian_fisher.take(scores if noise.dim() == 2 else one_row_of(mean, rows))
+        self.point_fisher.add(point, rows)
+        more = Gathered(rows, nll, mean, rho, point)
         self._gathered = more if self._gathered is None else self._gathered.joined(more)
 
     def move(self, steps: int) -> None:
@@ -173,7 +179,7 @@ class Descent:
     def _noise(self, rows: int) -> Tensor:
         # The point estimate has no Gaussian weight, hence nothing to draw for each example.
         estimator = self.task.variant.estimator if self.q.size else "shared"
-        return ESTIMATORS[estimator](self.q, self.generator, rows)
+        return ESTIMATORS[estimator](self.q, self.task.ranks.source(self.generator), rows)
 
     def _backward(
         self, minibatch: Mapping[str, Tensor], noise: Tensor
@@ -195,7 +201,9 @@ class Descent:
     def _left_out(self, rows: int) -> dict[str, Tensor]:
         """Return a mask of its own for every row, by weight; none where nothing is left out."""
         shapes = self.task.model.shapes
-        found = masks(shapes, self.dropout, self.generator, rows) if self.dropout else {}
+        if not self.dropout:
+            return {}
+        found = masks(shapes, self.dropout, self.task.ranks.source(self.generator), rows)
         return {name: mask.to(self.mean.device) for name, mask in found.items()}
 
     def _move(self, found: Gathered, steps: int) -> None:

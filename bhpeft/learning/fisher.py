@@ -23,17 +23,11 @@ class Fisher:
         self.weight = 0.0
 
     def add(self, gradient: Tensor, rows: int) -> None:
-        """Take in one minibatch.
+        """Take in one minibatch's gradient; see `one_row_of`."""
+        self.take(one_row_of(gradient, rows))
 
-        Args:
-            gradient: of the mean NLL, (P,); or (B, P) from one draw an example, where each row's
-                score is known on its own and nothing has to be assumed.
-            rows: B.
-        """
-        if gradient.dim() == 2:
-            one_row = (gradient * rows).square().mean(0)
-        else:
-            one_row = rows * gradient.square()
+    def take(self, one_row: Tensor) -> None:
+        """Take in what one minibatch says of one row, (P,)."""
         self.total.mul_(MEMORY).add_(one_row, alpha=1 - MEMORY)
         self.weight = MEMORY * self.weight + (1 - MEMORY)
 
@@ -41,3 +35,16 @@ class Fisher:
     def one_row(self) -> Tensor:
         """Return the Fisher information of one row for each weight, (P,)."""
         return self.total / self.weight if self.weight else self.total
+
+
+def one_row_of(gradient: Tensor, rows: int) -> Tensor:
+    """Return what a minibatch's gradient says of the Fisher information of one row, (P,).
+
+    Args:
+        gradient: of the mean NLL, (P,); or (B, P) from one draw an example, where each row's
+            score is known on its own and nothing has to be assumed.
+        rows: B.
+    """
+    if gradient.dim() == 2:
+        return (gradient * rows).square().mean(0)
+    return rows * gradient.square()

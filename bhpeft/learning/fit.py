@@ -68,6 +68,7 @@ def fit(
         Diverged: the loss or a parameter is not finite.
         RhoTravelTooShort: σ cannot reach its optimum within `plan.max_epochs`.
         TimeLimit: training took longer than `plan.max_seconds`.
+        RanksFailed: the processes that learn it together have come apart.
         FitError: there are no rows.
     """
     check_rows(task)
@@ -114,12 +115,14 @@ def walked(descent: Descent, course: Course, place: Place) -> Iterator[Place]:
             place = replace(place, moves=place.moves + 1)
             yield place
         descent.read()
+        task.ranks.check_same(descent.mean, descent.rho, descent.point)
         course.judge(epoch, descent)
 
 
 def _groups(task: Task, order: int) -> Iterator[list[Minibatch]]:
     """Yield the minibatches of an epoch, as many together as one step is made from."""
-    minibatches = task.rows.minibatches(task.plan.batch_size, Generator().manual_seed(order))
+    source = Generator().manual_seed(order)
+    minibatches = task.rows.minibatches(task.plan.batch_size, source, task.ranks.share)
     moved = on_device(minibatches, task.model.device)
     while group := list(islice(moved, task.plan.accumulate)):
         yield group

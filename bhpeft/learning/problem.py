@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from bhpeft import tasks
 from bhpeft.learning.plan import Plan
+from bhpeft.learning.ranks import ALONE, Ranks
 from bhpeft.learning.state import AdapterState
 from bhpeft.learning.variants import Variant
 from bhpeft.models.adapted import AdaptedModel
@@ -29,6 +30,7 @@ class Task:
         first: whether this is round 0, which warms the KL up and anchors nothing.
         forgetting: ρ, by which the anchor of the point weights ages too.
         predicted: what is predicted, which says what the NLL of a row is.
+        ranks: which of the processes that learn it together this one is.
     """
 
     model: AdaptedModel
@@ -40,6 +42,7 @@ class Task:
     first: bool
     forgetting: float = 1.0
     predicted: tasks.Task = field(default_factory=tasks.Classification)
+    ranks: Ranks = ALONE
 
     @property
     def steps_an_epoch(self) -> int:

@@ -91,6 +91,11 @@ class AdaptedModel:
         return dict(self.sites.shapes)
 
     @property
+    def layers(self) -> Sequence[nn.Module]:
+        """Return the base's layers, the lowest first."""
+        return self._layers
+
+    @property
     def depth(self) -> int:
         """Return how many layers the base has."""
         return len(self._layers)

@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.feature_file import SUFFIX, FeatureFile, feature_file
-from bhpeft.models.tokens import TokenTable
+from bhpeft.models.tokens import ALL, Share, TokenTable
 
 
 class FeatureTable:
@@ -43,9 +43,11 @@ class FeatureTable:
         """Return how many minibatches of `size` an epoch has."""
         return self._table.steps(size)
 
-    def minibatches(self, size: int, generator: Generator) -> Iterator[dict[str, Tensor]]:
+    def minibatches(
+        self, size: int, generator: Generator, share: Share = ALL
+    ) -> Iterator[dict[str, Tensor]]:
         """Yield the table's minibatches, in the same order as without features."""
-        for minibatch in self._table.minibatches(size, generator):
+        for minibatch in self._table.minibatches(size, generator, share):
             yield minibatch | {"features": self._features(minibatch)}
 
     def _features(self, minibatch: dict[str, Tensor]) -> Tensor:

@@ -33,6 +33,10 @@ __all__ = ["TokenTable", "Window", "collate"]
 
 WINDOW = 4096
 
+# Of each minibatch: which row is the first, and one in how many.
+Share = tuple[int, int]
+ALL: Share = (0, 1)
+
 # Rows handed in: texts, labels and row ids, each as long as the others; and where it is not all of
 # them, how many labels each row may choose from.
 Plain = tuple[Sequence[str], Sequence[float], Sequence[int]]
@@ -63,31 +67,33 @@ class Window:
         """Return how many tokens each row has."""
         return np.diff(self.offsets)
 
-    def minibatches(self, order: NDArray[np.int64], size: int, pad: int) -> list[dict[str, Tensor]]:
+    def minibatches(
+        self, order: NDArray[np.int64], size: int, pad: int, share: Share = ALL
+    ) -> list[dict[str, Tensor]]:
         """Return the rows in `order` (indices in the window), cut into minibatches of `size`.
 
         All are padded at once, in one array whose pieces they are: a minibatch of 16 rows is
         less work than a call for each of its tensors' rows would be.
         """
-        starts = np.arange(0, len(order), size)
+        rows = torch.split(torch.from_numpy(self.rows[order]), size)
+        order, starts = _shared(order, size, share)
         lengths = self.lengths[order]
         widths = np.maximum.reduceat(lengths, starts)
         sizes = np.diff(starts, append=len(order))
         ends = np.cumsum(sizes * widths)
         ids, mask = self._padded(order, lengths, widths, sizes, pad)
-        labels, rows = torch.from_numpy(self.labels[order]), torch.from_numpy(self.rows[order])
-        options = torch.from_numpy(self.options[order])
+        labels, options = (torch.from_numpy(of[order]) for of in (self.labels, self.options))
         positions = torch.from_numpy(self.start + order)
         found = []
         cuts = zip(starts.tolist(), sizes.tolist(), widths.tolist(), ends.tolist(), strict=True)
-        for start, count, width, end in cuts:
+        for whole, (start, count, width, end) in zip(rows, cuts, strict=True):
             tokens, mine = slice(end - count * width, end), slice(start, start + count)
             found.append(
                 {
                     "input_ids": ids[tokens].view(count, width),
                     "attention_mask": mask[tokens].view(count, width),
                     "labels": labels[mine],
-                    "rows": rows[mine],
+                    "rows": whole,
                     "options": options[mine],
                     "positions": positions[mine],
                 }
@@ -120,7 +126,8 @@ class TokenTable:
     """A table of (tokens, label, row id) on disk.
 
     A minibatch is a dict of input_ids and attention_mask (B, T), and labels, rows (the ids handed
-    in), options (0 for all labels) and positions (0 … N − 1 in the table) (B,), all int64.
+    in), options (0 for all labels) and positions (0 … N − 1 in the table) (B,), all int64. Of a
+    minibatch that is shared among processes, `rows` names all of it and the others are one's own.
     """
 
     def __init__(self, path: Path):
@@ -189,18 +196,22 @@ class TokenTable:
         found = [self._window(index).lengths for index in range(len(self._starts) - 1)]
         return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
-    def minibatches(self, size: int, generator: Generator) -> Iterator[dict[str, Tensor]]:
+    def minibatches(
+        self, size: int, generator: Generator, share: Share = ALL
+    ) -> Iterator[dict[str, Tensor]]:
         """Yield every row once, in shuffled minibatches of rows of similar length.
 
         Args:
             size: rows a minibatch; the last of a window may have fewer.
             generator: on the CPU; fixes the order.
+            share: which of a minibatch's rows are read; in one with too few for everybody, a share
+                without a row of its own has the first.
         """
         for index in torch.randperm(len(self._starts) - 1, generator=generator).tolist():
             window = self._window(index)
             shuffled = torch.randperm(len(window.rows), generator=generator).numpy()
             by_length = shuffled[np.argsort(window.lengths[shuffled], kind="stable")]
-            minibatches = window.minibatches(by_length, size, self.pad)
+            minibatches = window.minibatches(by_length, size, self.pad, share)
             for cut in torch.randperm(len(minibatches), generator=generator).tolist():
                 yield minibatches[cut]
 
@@ -262,6 +273,21 @@ def _write(
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _shared(
+    order: NDArray[np.int64], size: int, share: Share
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return one's rows of all minibatches of `size`, and where each minibatch begins in them."""
+    first, each = share
+    starts = np.arange(0, len(order), size)
+    if each == 1:
+        return order, starts
+    place = np.arange(len(order)) % size
+    mine = place % each == first
+    sizes = np.diff(starts, append=len(order))
+    mine[starts[sizes <= first]] = True
+    return order[mine], np.cumsum(mine)[starts] - mine[starts]
 
 
 def _widest(labels: NDArray[Any]) -> NDArray[Any]:

@@ -162,6 +162,7 @@ def _parameters(stream: Stream, ready: Ready, trained: Trained) -> dict[str, obj
         "threads": torch.get_num_threads(),
         "folded_rows": ready.model.folded_rows,
         "population": json.dumps(dict(spec.population)) if spec.population else "own base prior",
+        **{f"compute/{name}": value for name, value in stream.compute},
         "frozen_layers": ready.model.frozen_layers,
         **{f"method/{name}": json.dumps(dict(settings)) for name, settings in spec.methods.items()},
         **{f"plan/{name}": value for name, value in plan.items()},

@@ -12,9 +12,9 @@ from torch import Generator
 
 from bhpeft.data.batch import Batch
 from bhpeft.learning.build import first_state
-from bhpeft.learning.complete import complete
+from bhpeft.learning.complete import Fit, complete
 from bhpeft.learning.finishes import Selection
-from bhpeft.learning.fit import Fitted, Task, Watch
+from bhpeft.learning.fit import Fitted, Task, Watch, fit
 from bhpeft.learning.members import with_members
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.sharing import at_population, base_prior
@@ -114,7 +114,9 @@ def _trained(
     chosen = variant_of(stream)
     generator = Generator().manual_seed(_seed(stream, intake.batch))
     start, prior = start_of(stream, intake, model, parent, rho, generator, pinned)
-    kept, limit = stream.cache / "features", stream.model.feature_cache_mb * 2**20
+    # Features are kept by the process that made them, and several read other rows every epoch.
+    alone = stream.compute.processes == 1
+    kept, limit = stream.cache / "features", alone * stream.model.feature_cache_mb * 2**20
     with with_features(intake.train, model, kept, limit) as rows:
         problem = Task(
             model=model,
@@ -127,7 +129,9 @@ def _trained(
             forgetting=rho,
             predicted=start.spec.predicted,
         )
-        fitted = complete(problem, generator, selection, watch, stream.cache / "training")
+        fitted = complete(
+            problem, generator, selection, watch, stream.cache / "training", trainer_of(stream)
+        )
     state = _described(fitted.state, stream, intake, chosen, rho)
     return Trained(state, prior, fitted, _health(state, prior, fitted))
 
@@ -136,6 +140,15 @@ def _in_units(spec: Spec, intake: Intake) -> Spec:
     """Return the first round's spec with what its task keeps of the training rows' answers."""
     known = replace(spec, tally=tuple(intake.known.tolist()))
     return spec if known.predicted == spec.predicted else known
+
+
+def trainer_of(stream: Stream) -> Fit:
+    """Return what trains the stream's candidates: this process, or as many as its file says."""
+    if stream.compute.processes == 1:
+        return fit
+    from bhpeft.learning.torchrun import Torchrun
+
+    return Torchrun(stream.compute.processes, stream.compute.shard)
 
 
 def start_of(
