@@ -7,10 +7,11 @@
 #   make audit   known weaknesses of everything we depend on
 #   make chaos   break it on purpose, hundreds of times; goes on where it stopped
 #   make bench   all benchmarks into docs/benchmarks.md; goes on where it was cut off
+#   make reproduce   the papers' claims into docs/reproduction.md; goes on where it was cut off
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup demo ui test test-fast chaos check format bench build audit clean
+.PHONY: setup demo ui test test-fast chaos check format bench reproduce build audit clean
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -96,6 +97,12 @@ format: setup
 bench: setup
 	@$(BIN)/python -m benchmarks all; status=$$?; \
 	 $(BIN)/python -m benchmarks.page docs/benchmarks.json && exit $$status
+
+# Hours; a claim by its name, or a few minutes: make reproduce CLAIMS="R1 R3", CLAIMS=--quick.
+CLAIMS ?=
+WORKERS ?= 1
+reproduce: setup
+	@$(BIN)/python -m benchmarks.reproduction $(CLAIMS) --workers $(WORKERS)
 
 # The list of pins is audited, not this machine: CI and a fresh checkout ask about the same versions.
 audit: setup

@@ -1,0 +1,139 @@
+"""Say what a claim is: which cells it needs, and what follows from their results.
+
+A verdict is computed from measured values, never written down. Each criterion has a target and a
+value with its interval; what is stated of one is "met" when the value is on the right side of the
+target, and "surely" when the whole interval is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.reproduction.cells import Cell, Result
+from benchmarks.reproduction.statistics import Estimate
+
+Find = Callable[[Cell], Result | None]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One number that decides.
+
+    Attributes:
+        what: is measured.
+        value: it, with its interval.
+        target: what it must reach.
+        at_least: whether more is better; else it is the most it may be.
+        decides: whether the verdict hangs on it.
+    """
+
+    what: str
+    value: Estimate
+    target: float
+    at_least: bool = True
+    decides: bool = True
+
+    @property
+    def met(self) -> bool:
+        """Say whether the value reaches the target."""
+        return self._reaches(self.value.value)
+
+    @property
+    def surely(self) -> bool:
+        """Say whether the worse end of the interval does too."""
+        return self._reaches(self.value.low if self.at_least else self.value.high)
+
+    def _reaches(self, number: float) -> bool:
+        return number >= self.target if self.at_least else number <= self.target
+
+
+@dataclass(frozen=True)
+class Table:
+    """Figures in rows, for a reader.
+
+    Attributes:
+        title: above it.
+        columns: names.
+        rows: cells in words or numbers, as many as columns.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """What a plot shows; how it is drawn is its kind's business (`plots.KINDS`).
+
+    Attributes:
+        kind: a key of `plots.KINDS`.
+        title: above it.
+        data: JSON.
+    """
+
+    kind: str
+    title: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the results say of a claim.
+
+    Attributes:
+        criteria: what the verdict hangs on; without any, nothing was run yet.
+        seeds: of the results that count.
+        tables, plots: what a reader wants to see.
+        said: what follows, a sentence each.
+    """
+
+    criteria: Sequence[Criterion] = ()
+    seeds: Sequence[int] = ()
+    tables: Sequence[Table] = ()
+    plots: Sequence[Plot] = ()
+    said: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def verdict(self) -> str:
+        """Return what became of the claim, in words the page is searched for."""
+        deciding = [one for one in self.criteria if one.decides]
+        if not deciding:
+            return "not yet run"
+        met = sum(one.met for one in deciding)
+        word = "reproduced" if met == len(deciding) else "partly reproduced"
+        return (word if met else "not reproduced") + self._reserve
+
+    @property
+    def _reserve(self) -> str:
+        """Return what is to be said where there is no interval over seeds."""
+        return ", on one seed" if len(self.seeds) == 1 else ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A published claim, in relative form.
+
+    Attributes:
+        name: "R1".
+        title: a few words.
+        claim: what is claimed, and by whom.
+        target: what would count as reproduced.
+        about: how it was tried here.
+        cells: what has to be run, for a full or a quick run.
+        judge: what their results say.
+        tried: what else was tried, where a target is out of reach.
+        turn: how many seeds of the most telling claims are run before this one's second.
+    """
+
+    name: str
+    title: str
+    claim: str
+    target: str
+    about: str
+    cells: Callable[[bool], list[Cell]]
+    judge: Callable[[bool, Find], Judged]
+    tried: str = ""
+    turn: int = 1

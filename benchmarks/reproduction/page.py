@@ -1,0 +1,180 @@
+"""Write docs/reproduction.json from the cells that were run, and from it docs/reproduction.md.
+
+The JSON has all that the page shows, plots included; a claim whose cells are not in this cache
+keeps the entry it has.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import machine
+from benchmarks.reproduction.cells import Kept
+from benchmarks.reproduction.claim import Claim, Criterion, Judged
+from benchmarks.reproduction.claims import CLAIMS
+from benchmarks.reproduction.plots import draw
+
+Entry = dict[str, Any]
+
+HEAD = """# Reproduction
+
+What the papers claim, tried with this library on real text, in relative form: models, corpora and
+rounds are as small as two cores can pay, so what is compared is ways with one another, not with the
+papers' own figures. `make reproduce` runs everything and writes this page from
+[reproduction.json](reproduction.json); `python -m benchmarks.reproduction R1` runs one claim. Every
+verdict is computed from what was measured: *reproduced* if each figure that decides reaches its
+target, *partly* if some do; what has one seed says so. Intervals are 95 %. What is behind the
+methods is in [method.md](method.md) and [methods.md](methods.md).
+"""
+ORDER = ("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8")
+
+
+def write(results: Path, kept: Kept, quick: bool) -> Path:
+    """Judge every claim by the cells there are, write `results` and the page beside it."""
+    before = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
+    entries = {}
+    for name in sorted(CLAIMS, key=ORDER.index):
+        claim = CLAIMS[name]
+        judged = claim.judge(quick, kept.find)
+        if judged.verdict == "not yet run" and name in before:
+            entries[name] = before[name]
+            continue
+        entries[name] = entry(claim, judged, kept.seconds(claim.cells(quick)))
+    results.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(entries, indent=1, ensure_ascii=False, allow_nan=False)
+    results.write_text(text + "\n", encoding="utf-8")
+    return render(results)
+
+
+def entry(claim: Claim, judged: Judged, seconds: float) -> Entry:
+    """Return a claim's part of the JSON: what, measured, and what follows."""
+    told = machine()
+    return {
+        "title": claim.title,
+        "claim": claim.claim,
+        "target": claim.target,
+        "about": claim.about,
+        "measured": {one.what: _number(one.value.value) for one in judged.criteria},
+        "interval": {
+            one.what: [_number(one.value.low), _number(one.value.high)] for one in judged.criteria
+        },
+        "seeds": list(judged.seeds),
+        "verdict": judged.verdict,
+        "criteria": [_criterion(one) for one in judged.criteria],
+        "said": list(judged.said),
+        "tried": claim.tried,
+        "tables": [asdict(one) for one in judged.tables],
+        "plots": [asdict(one) for one in judged.plots],
+        "cpu_seconds": round(seconds),
+        "machine": {key: told[key] for key in ("processor", "cpus", "flags", "versions")},
+    }
+
+
+def render(results: Path) -> Path:
+    """Write the page beside `results` from it alone, its plots in a folder of their own."""
+    entries: dict[str, Entry] = json.loads(results.read_text(encoding="utf-8"))
+    folder = results.with_suffix("")
+    drawn = draw(entries, folder)
+    parts = [HEAD, _glance(entries)]
+    parts += [_section(name, one, drawn.get(name, [])) for name, one in entries.items()]
+    parts.append(_machine(entries))
+    page = results.with_suffix(".md")
+    page.write_text("\n".join(parts), encoding="utf-8")
+    return page
+
+
+def _glance(entries: Mapping[str, Entry]) -> str:
+    lines = ["## At a glance\n", "| | claim | verdict | seeds | figures at their target |"]
+    lines.append("|---|---|---|---|---|")
+    for name, one in entries.items():
+        deciding = [c for c in one["criteria"] if c["decides"]]
+        met = f"{sum(c['met'] for c in deciding)} of {len(deciding)}" if deciding else "–"
+        link = f"[{name}](#{_anchor(name, one)})"
+        title = _cell(one["title"])
+        lines.append(f"| {link} | {title} | **{one['verdict']}** | {len(one['seeds'])} | {met} |")
+    return "\n".join([*lines, ""])
+
+
+def _section(name: str, one: Entry, plots: list[tuple[str, Path]]) -> str:
+    lines = [
+        f"## {name}: {one['title']}\n",
+        f"**Claimed.** {one['claim']}\n",
+        f"**Target.** {one['target']}\n",
+        f"**Tried.** {one['about']}\n",
+        f"**Verdict: {one['verdict']}.** " + " ".join(one["said"]),
+        "",
+    ]
+    if one["criteria"]:
+        lines += ["| figure | measured | 95 % | target | |", "|---|---|---|---|---|"]
+        lines += [_row(c) for c in one["criteria"]]
+        lines += [""]
+    for table in one["tables"]:
+        lines += [f"**{table['title']}**\n", _line(table["columns"])]
+        lines += ["|" + "---|" * len(table["columns"])]
+        lines += [_line(row) for row in table["rows"]] + [""]
+    lines += [f"![{title}]({path.parent.name}/{path.name})" for title, path in plots]
+    if plots:
+        lines.append("")
+    if one["tried"]:
+        lines += [f"**What else was tried.** {one['tried']}\n"]
+    if one["seeds"]:
+        seeds = ", ".join(map(str, one["seeds"]))
+        lines += [f"Seeds {seeds}; {one['cpu_seconds'] / 60:.0f} CPU minutes.\n"]
+    return "\n".join(lines)
+
+
+def _row(one: Mapping[str, Any]) -> str:
+    sign = "≥" if one["at_least"] else "≤"
+    met = ("met, interval and all" if one["surely"] else "met") if one["met"] else "**missed**"
+    if not one["decides"]:
+        met = f"({met})"
+    spread = f"{_short(one['low'])} to {_short(one['high'])}"
+    cells = [_cell(one["what"]), _short(one["value"]), spread, f"{sign} {one['target']:g}", met]
+    return _line(cells)
+
+
+def _criterion(one: Criterion) -> dict[str, Any]:
+    return {
+        "what": one.what, "value": _number(one.value.value), "low": _number(one.value.low),
+        "high": _number(one.value.high), "target": one.target, "at_least": one.at_least,
+        "decides": one.decides, "met": one.met, "surely": one.surely,
+    }  # fmt: skip
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 5) if math.isfinite(value) and abs(value) < 1e12 else None
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def _line(cells: Any) -> str:
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _anchor(name: str, one: Entry) -> str:
+    kept = [c for c in f"{name} {one['title']}".lower() if c.isalnum() or c in " -"]
+    return "".join(kept).replace(" ", "-")
+
+
+def _machine(entries: Mapping[str, Entry]) -> str:
+    told = next((one["machine"] for one in entries.values() if one["seeds"]), None)
+    if told is None:
+        return ""
+    versions = ", ".join(f"{name} {of}" for name, of in told["versions"].items() if of)
+    total = sum(one["cpu_seconds"] for one in entries.values()) / 60
+    return (
+        f"## The machine\n\n{told['processor']}, {told['cpus']} CPUs, no GPU; "
+        f"{', '.join(told['flags'])}; {versions}. All claims together: {total:.0f} CPU minutes of "
+        "one thread; claims share cells.\n"
+    )

@@ -1,0 +1,58 @@
+"""Learn several tasks under a hierarchical prior: each alone, all as one, and in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.reproduction.corpora import labels_of, rows_of
+from benchmarks.reproduction.learner import Learner, Recipe
+from bhpeft.learning.joint import Sharing, over_grid
+from bhpeft.tasks.categorical import Categorical
+
+# How the JSON names what is no number.
+NAMED = {"learned": None, "pooled": inf, "alone": 0.0}
+
+
+def run(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Learn the tasks at every τ and judge each on its own test rows.
+
+    Args:
+        params: seed, sets, train and test rows of each, recipe, draws; taus, each a number, or
+            "alone", "pooled", "learned".
+        folder: for tables and features.
+
+    Returns:
+        by τ: NLL and accuracy of each task; of the learned one τ by block as well.
+    """
+    seed, sets = params["seed"], params["sets"]
+    learner = Learner(Recipe(**params["recipe"]), labels_of(sets[0]), seed, folder)
+    rows = {name: rows_of(name, seed, params["train"], params["test"]) for name in sets}
+    found: dict[str, Any] = {}
+    with ExitStack() as open_:
+        tasks = {}
+        for name, (train, _, _) in rows.items():
+            start = learner.first(train.texts)
+            table = open_.enter_context(learner.reading(train))
+            tasks[name] = learner.task(start, start.prior, table)
+        taus = {NAMED.get(tau, tau): str(tau) for tau in params["taus"]}
+        for tau, joint in over_grid(tasks, taus, seed, Sharing()).items():
+            found[taus[tau]] = {
+                "tasks": {
+                    name: _judged(learner, joint.states[name], test, params["draws"])
+                    for name, (_, _, test) in rows.items()
+                },
+                "tau": dict(joint.population.tau) if tau is None else {},
+            }
+    return {"taus": found}
+
+
+def _judged(learner: Learner, state: Any, rows: Any, draws: int) -> dict[str, float]:
+    scored = Categorical(learner.says(state, rows, draws), np.array(rows.labels))
+    signals = scored.signals
+    return {"nll": float(signals["nll"].mean()), "accuracy": float(signals["accuracy"].mean())}
