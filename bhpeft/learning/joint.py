@@ -12,6 +12,10 @@ tasks after every step, τ is learned from them once a pass (`bhpeft.posterior.h
     a number  the same τ for every block; a grid of them is how the paper chose it
     None      learned by block, held at the base prior's for the first `held` of the passes
 
+What τ is learned from is each task's mean and curvature: s² = 1/(τ + N_d·F/λ), the optimum given τ,
+iterated with the closed form of τ until both agree. The σ that Adam has at the time will not do: it
+shakes, E s² of a shaking σ is too wide, and what is too wide comes back as a wider prior.
+
 With the estimator "mean" nothing is drawn, the KL's pull on the means is ½τ‖m_d − Θ‖², and the fit
 is the paper's MAP under its squared-norm prior; a learned τ is then EM's, blind to the spread.
 
@@ -49,6 +53,9 @@ from bhpeft.posterior import (
 )
 
 __all__ = ["Joint", "Sharing", "fit_jointly", "over_grid"]
+
+# Times that s² and τ are put beside each other at each update; each is a few operations on (P,).
+AGREED_AFTER = 20
 
 # A point's σ, where a posterior has to have one: of no weight beside any gap between two means.
 POINT_STD = 1e-12
@@ -159,8 +166,9 @@ class _Group:
     Attributes:
         descents, courses, walks: of each task.
         known: Θ and τ as they are.
-        sharing: how they share, with the passes τ is held for counted.
+        sharing: how they share.
         passes: steps after which every task has seen its rows once.
+        held: after how many passes τ is learned.
     """
 
     descents: dict[str, Descent]
@@ -169,6 +177,7 @@ class _Group:
     known: Population
     sharing: Sharing
     passes: int
+    held: int
     path: list[Mapping[str, float]] = field(default_factory=list)
 
     @classmethod
@@ -178,7 +187,6 @@ class _Group:
         if sharing.tau is not None:
             known = replace(known, tau=dict.fromkeys(known.tau, sharing.tau))
         known = replace(known, mean=known.mean.to(first.model.device))
-        held = round(sharing.held * first.plan.epochs)
         descents, courses = {}, {}
         for name, task in tasks.items():
             own = _under(known.prior(task.variant.scale), task)
@@ -189,8 +197,9 @@ class _Group:
             courses=courses,
             walks={name: walked(descents[name], courses[name], Place()) for name in tasks},
             known=known,
-            sharing=replace(sharing, hyper=replace(sharing.hyper, held=held)),
+            sharing=replace(sharing, hyper=replace(sharing.hyper, held=0)),
             passes=max(task.steps_an_epoch for task in tasks.values()),
+            held=round(sharing.held * first.plan.epochs),
         )
 
     def learned(self, watch: Watch | None) -> Joint:
@@ -217,13 +226,15 @@ class _Group:
     @torch.no_grad()
     def _share(self, learn: bool) -> None:
         """Move Θ, and τ where it is to be learned, and give every task its new prior."""
-        posteriors = [_seen(descent) for descent in self.descents.values()]
-        act = updated if learn else centred
-        self.known = act(self.known, posteriors, self.sharing.hyper)
+        descents, hyper = list(self.descents.values()), self.sharing.hyper
+        self.known = centred(self.known, [descent.q for descent in descents], hyper)
         if learn:
+            for _ in range(AGREED_AFTER if len(self.path) >= self.held else 0):
+                seen = [_seen(descent, self.known) for descent in descents]
+                self.known = updated(self.known, seen, hyper)
             self.path.append(dict(self.known.tau))
-        prior = self.known.prior(posteriors[0].scale)
-        for descent in self.descents.values():
+        prior = self.known.prior(descents[0].prior.scale)
+        for descent in descents:
             descent.prior = prior
 
     def _result(self, seconds: float) -> Joint:
@@ -268,12 +279,15 @@ def _under(prior: MeanField, task: Task) -> Task:
     return replace(task, prior=prior, start=replace(task.start, posterior=replace(q, rho=rho)))
 
 
-def _seen(descent: Descent) -> MeanField:
-    """Return a task's posterior as Θ and τ see it: where nothing is drawn it is its mean."""
-    q = descent.q
-    if descent.task.variant.estimator != "mean":
-        return q
-    return MeanField.from_std(q.mean, torch.full_like(q.mean, POINT_STD), q.shapes, q.scale)
+def _seen(descent: Descent, known: Population) -> MeanField:
+    """Return a task's posterior as τ sees it: its mean, and σ where its curvature puts it."""
+    q, task = descent.q, descent.task
+    std = torch.full_like(q.mean, POINT_STD)
+    if task.variant.estimator != "mean":
+        weight = len(task.rows) / task.variant.kl_weight
+        curvature = weight * descent.gaussian_fisher.one_row.to(q.mean.device)
+        std = (known.prior(q.scale).std.square().reciprocal() + curvature).rsqrt()
+    return MeanField.from_std(q.mean, std, q.shapes, q.scale)
 
 
 def _source(generator: Generator) -> Generator:
