@@ -28,13 +28,16 @@ from bhpeft.models.tokens import TokenTable
 
 NOTES = """
 Random minibatches of these texts are padded to 1.9 times their tokens, ours, sorted by length in
-windows, to 1.02. That is the gain in float32; the rest comes from the arithmetic that was measured.
+windows, to 1.02: in float32, where a step takes what the stock one does (`train_step`), that is all
+there is to gain, and the target asks for texts whose random minibatches are padded to 3.5 times.
+The rest comes from the arithmetic that was measured. Over a loop that pads to `max_length`, the
+other of Hugging Face's two guides, every figure is below its target.
 """
 
 
 def rows(budget: Budget) -> list[Row]:
     """Return our epoch over the stock loop's two."""
-    found = opinions().head(budget.of(256, 32))
+    found = opinions().head(budget.of(192, 32))
     texts, labels = found["text"].tolist(), (found["label"] == "positive").astype(int).tolist()
     problem = budget.of(minilm(tokens=128), minilm(tokens=128, layers=1))
     first = replace(problem, pooling="first")

@@ -17,6 +17,12 @@ from benchmarks.texts import opinions
 from benchmarks.timed_rounds import Timed, timed_rounds
 from bhpeft.stream import Stream
 
+NOTES = """
+Writing down is the largest part, and of that six figures: they have margins of their own, since to
+have matplotlib find them is to draw everything twice. The rest is Evidently's page, and MLflow's
+inserts: all metrics go in one call, all files in another.
+"""
+
 WARM = 2
 # At most 2 s, and at most 3 % of a round of a minute.
 MOST = min(2.0, 0.03 * 60)
@@ -49,7 +55,7 @@ def _examined(found: Sequence[Timed]) -> list[float]:
     return [one.parts["examine"] - one.parts["scoring"] for one in found]
 
 
-def small_stream(home: Path, budget: Budget, predictor: str) -> Stream:
+def small_stream(home: Path, budget: Budget, predictor: str, memory: int = 5) -> Stream:
     """Return a stream whose rounds train one epoch of LoRA and promote.
 
     How far its predictor is from the posterior is not measured: that is scoring, and takes more
@@ -57,7 +63,8 @@ def small_stream(home: Path, budget: Budget, predictor: str) -> Stream:
     """
     return stream(
         home,
-        sections=f'[model]\nbase = "{BASE}"\nmax_length = 64\nlayers = {budget.of(6, 1)}\n'
+        sections=f"memory_batches = {memory}\n"
+        f'[model]\nbase = "{BASE}"\nmax_length = 64\nlayers = {budget.of(6, 1)}\n'
         '[learning]\nmethods = ["lora"]\n'
         f"[learning.plan]\nepochs = 1\nmax_epochs = 1\nrho_learning_rate = {budget.of(1.0, 2.0)}\n"
         f'[prediction]\npredictor = "{predictor}"\nfidelity_rows = 0\n'

@@ -27,6 +27,18 @@ from bhpeft.learning.predict import Predictor
 from bhpeft.learning.predictors import PREDICTORS, Recipe
 from bhpeft.models.arithmetic import MEASURED, PLAIN
 
+NOTES = """
+In float32 one of our passes takes what the stock one does, both at what the processor's products
+can do, so ten draws take ten: only fewer or cheaper draws, or the arithmetic measured here, save
+anything. `linear` is both: the covariance of the logits under all Gaussian weights, in the time of
+one pass and one back, without the noise of any number of draws, which is what ranks rows worse
+where ten are averaged. Last-layer draws cost a pass where one token is pooled; where all are, each
+draw runs the last layer on all of them, and `auto` takes `linear`.
+
+With 32 draws and 32 tokens the last layer has as many queries as it had tokens, so a single short
+row saves nothing there; on longer rows it does, as the figures of 64 tokens show.
+"""
+
 STOCK = "peft LoRA"
 TEN = 10
 # Peers whose cost is K passes, or a call of their own; a step of each first, where it takes one.
@@ -36,7 +48,7 @@ PEERS = (
 )  # fmt: skip
 # corpus, seed: the demo's everywhere, another with four classes where it is.
 POSTERIORS = (("opinions", 0), ("opinions", 1), ("opinions", 2), ("ag_news_test", 0))
-ROWS, EPOCHS, GOLD, UNSEEN = 300, 3, 100, 48
+ROWS, EPOCHS, GOLD, UNSEEN = 300, 3, 100, 32
 DECODER = "SmolLM2 (8 layers)"
 
 

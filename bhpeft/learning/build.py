@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
@@ -17,7 +18,7 @@ from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.arithmetic import PLAIN, Arithmetic, settle
 from bhpeft.models.encode import encode, padded
 from bhpeft.models.load import identify, load_base
-from bhpeft.models.pace import Pace, settle_pace, usual
+from bhpeft.models.pace import Pace, most_threads, settle_pace, settle_threads, usual
 from bhpeft.posterior import SCALES, MeanField, flatten
 
 
@@ -62,17 +63,18 @@ def build_model(
 
 
 def _settled(spec: Spec, arithmetic: Arithmetic, pace: Pace | None) -> tuple[Arithmetic, Pace]:
-    """Return both with what they leave open measured."""
+    """Return both with what they leave open measured: the threads, the arithmetic, the rest."""
     device = chosen_device()
     if arithmetic.settled and (pace is None or pace.settled):
         return arithmetic, pace or usual(device)
     config, fingerprint = identify(spec.base, spec.revision or None, spec.layers)
+    if pace is not None:
+        pace = replace(pace, threads=settle_threads(pace.threads, config, fingerprint, device))
+        torch.set_num_threads(pace.threads or most_threads())
     arithmetic = settle(arithmetic, config, fingerprint, device)
     if pace is None:
         return arithmetic, usual(device)
-    pace = settle_pace(pace, arithmetic, config, fingerprint, device)
-    torch.set_num_threads(pace.threads or torch.get_num_threads())
-    return arithmetic, pace
+    return arithmetic, settle_pace(pace, arithmetic, config, fingerprint, device)
 
 
 def chosen_device() -> torch.device:

@@ -12,8 +12,10 @@ attention is the fused one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -69,6 +71,49 @@ def usual(device: torch.device) -> Pace:
     return Pace(torch.get_num_threads(), rows, EXPLICIT_TOKENS)
 
 
+@cache
+def most_threads() -> int:
+    """Return how many threads the process had when this was first asked."""
+    return torch.get_num_threads()
+
+
+def settle_threads(
+    said: int | None,
+    config: PreTrainedConfig,
+    fingerprint: str,
+    device: torch.device,
+    folder: Path | None = None,
+) -> int:
+    """Return with how many threads to compute: as was said, or as many as are fastest.
+
+    It comes first, since what else is measured is measured with them. No more are tried than the
+    process was started with; the arguments are `settle_pace`'s.
+    """
+    most = most_threads()
+    if said is not None or device.type != "cpu" or most == 1:
+        return said or most
+
+    def measure() -> Pace:
+        from bhpeft.models.trial_pass import quickest_threads
+
+        return Pace(threads=quickest_threads(config))
+
+    with threaded(most):
+        found = kept(key_of("threads", fingerprint), Pace, measure, folder)
+    return found.threads or most
+
+
+@contextmanager
+def threaded(count: int) -> Iterator[None]:
+    """Compute with so many threads within a `with` block."""
+    usual_threads = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual_threads)
+
+
 def settle_pace(
     wanted: Pace,
     arithmetic: Arithmetic,
@@ -77,7 +122,7 @@ def settle_pace(
     device: torch.device,
     folder: Path | None = None,
 ) -> Pace:
-    """Return `wanted` with what it leaves open as it is fastest here.
+    """Return `wanted` with what it leaves open as it is fastest here, with the threads as they are.
 
     Args:
         wanted: what is said outright stays.
@@ -95,6 +140,7 @@ def settle_pace(
 
         return measured(wanted, arithmetic, config)
 
+    wanted = wanted.filled(Pace(threads=torch.get_num_threads()))
     said = (*asdict(wanted).values(), arithmetic.dtype, arithmetic.attention)
     key = key_of("pace", *said, fingerprint)
     return kept(key, Pace, measure, folder)

@@ -7,8 +7,7 @@ them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +15,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from bhpeft.methods.attention import EXPLICIT_TOKENS
-from bhpeft.models.arithmetic import Arithmetic
+from bhpeft.models.arithmetic import PLAIN, Arithmetic
 from bhpeft.models.pace import (
     FOLDED_ROWS,
     FOLDS,
@@ -25,6 +24,8 @@ from bhpeft.models.pace import (
     fastest_threads,
     fewest_rows,
     longest,
+    most_threads,
+    threaded,
 )
 from bhpeft.models.trial_step import STEP_FLOPS, TOKENS, one_layer, step
 
@@ -33,32 +34,32 @@ SHORT, REPEATS, SECONDS = 32, 3, 1.0
 
 
 def measured(wanted: Pace, arithmetic: Arithmetic, config: PreTrainedConfig) -> Pace:
-    """Return `wanted` with what it leaves open measured: the threads, and the rest with them."""
-    stock = replace(arithmetic, attention="sdpa")
-    layer = one_layer(config, arithmetic) or one_layer(config, stock)
-    assert layer is not None, "every model can attend by sdpa"
-    threads = wanted.threads or _threads(layer)
-    with _threaded(threads):
-        rows = wanted.folded_rows or _folded_rows(layer)
-        tokens = wanted.explicit_tokens or _explicit_tokens(arithmetic, config)
-    return Pace(threads, rows, tokens)
+    """Return `wanted` with its rows and tokens measured, where it leaves them open."""
+    rows = wanted.folded_rows or _folded_rows(_layer(arithmetic, config))
+    tokens = wanted.explicit_tokens or _explicit_tokens(arithmetic, config)
+    return replace(wanted, folded_rows=rows, explicit_tokens=tokens)
 
 
-def _threads(layer: PreTrainedModel) -> int:
+def quickest_threads(config: PreTrainedConfig) -> int:
     """Return the fastest number of threads, up to what the process was started with."""
-    most = torch.get_num_threads()
+    most, layer = most_threads(), _layer(PLAIN, config)
     counts = [most, *(count for count in (2**power for power in range(8)) if count < most)]
-    if len(counts) == 1:
-        return most
 
-    def threaded(count: int) -> Callable[[], object]:
+    def counted(count: int) -> Callable[[], object]:
         def run() -> None:
-            with _threaded(count):
+            with threaded(count):
                 step(layer, TOKENS)
 
         return run
 
-    return fastest_threads(_fastest({count: threaded(count) for count in counts}))
+    return fastest_threads(_fastest({count: counted(count) for count in counts}))
+
+
+def _layer(arithmetic: Arithmetic, config: PreTrainedConfig) -> PreTrainedModel:
+    stock = replace(arithmetic, attention="sdpa")
+    layer = one_layer(config, arithmetic) or one_layer(config, stock)
+    assert layer is not None, "every model can attend by sdpa"
+    return layer
 
 
 def _folded_rows(layer: PreTrainedModel) -> int:
@@ -111,14 +112,3 @@ def _fastest(ways: Mapping[object, Callable[[], object]]) -> dict:  # type: igno
         if repeat and time.monotonic() - began > SECONDS:
             break
     return best
-
-
-@contextmanager
-def _threaded(count: int) -> Iterator[None]:
-    """Compute with so many threads within a `with` block."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(usual)

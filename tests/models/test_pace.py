@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bhpeft.methods.attention import EXPLICIT_TOKENS
-from bhpeft.models import measured
+from bhpeft.models import measured, pace, trial_pass
 from bhpeft.models.arithmetic import PLAIN, Arithmetic
 from bhpeft.models.pace import (
     FOLDED_ROWS,
@@ -18,6 +18,8 @@ from bhpeft.models.pace import (
     fewest_rows,
     longest,
     settle_pace,
+    settle_threads,
+    threaded,
 )
 from tests import tiny
 
@@ -54,15 +56,21 @@ def test_what_is_left_open_is_measured_once_and_the_rest_kept(tmp_path: Path, fa
     assert settle_pace(Pace(threads=1), EXPLICIT, config, "f", CPU, tmp_path).folded_rows == 7
 
 
-def test_several_threads_are_tried_up_to_the_processs_own(tmp_path: Path) -> None:
+def test_several_threads_are_tried_up_to_the_processs_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the same is found when the process meanwhile computes with fewer."""
+    config = tiny.bert().config
+    monkeypatch.setattr(pace, "most_threads", lambda: 2)
+    monkeypatch.setattr(trial_pass, "most_threads", lambda: 2)
     usual = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        found = settle_pace(Pace(), PLAIN, tiny.bert().config, "f", CPU, tmp_path)
-        assert found.threads in (1, 2)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(usual)
+    found = settle_threads(None, config, "f", CPU, tmp_path)
+    assert found in (1, 2)
+    with threaded(1):
+        assert settle_threads(None, config, "f", CPU, tmp_path) == found
+    assert len(list(tmp_path.iterdir())) == 1
+    assert torch.get_num_threads() == usual
+    assert settle_threads(3, config, "f", CPU, tmp_path) == 3
 
 
 def test_nothing_is_measured_on_a_gpu(tmp_path: Path) -> None:
