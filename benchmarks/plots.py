@@ -9,6 +9,9 @@ from typing import Any
 
 Rows = list[dict[str, Any]]
 INK, OURS, LIMIT = "#333333", "#1f77b4", "#c44e52"
+KL, RANK = "KL to gold", "rank correlation of MI"
+# Bars end here, and say what they are: one peer that takes thirty steps must not flatten the rest.
+LONGEST = 2.5
 
 
 def draw(found: list[dict[str, Any]], folder: Path) -> dict[str, Path]:
@@ -33,10 +36,13 @@ def bars(rows: Rows) -> Any:
     """Draw every figure as a bar with its quartiles, and its target as a mark."""
     if not rows:
         return None
-    figure, axes = _axes(height=0.3 * len(rows) + 0.8)
+    figure, (axes,) = _axes(height=0.3 * len(rows) + 0.8)
     for place, row in enumerate(reversed(rows)):
-        axes.barh(place, row["ratio"], color=OURS, alpha=0.8)
-        axes.plot([row["low"], row["high"]], [place, place], color=INK, linewidth=2)
+        axes.barh(place, min(row["ratio"], LONGEST), color=OURS, alpha=0.8)
+        if row["ratio"] > LONGEST:
+            axes.text(LONGEST, place, f" {row['ratio']:.1f}", va="center")
+        else:
+            axes.plot([row["low"], row["high"]], [place, place], color=INK, linewidth=2)
         if row["target"] is not None:
             axes.plot([row["target"]], [place], "|", color=LIMIT, markersize=14, markeredgewidth=2)
     axes.set_yticks(range(len(rows)), [row["what"] for row in reversed(rows)])
@@ -46,27 +52,39 @@ def bars(rows: Rows) -> Any:
 
 
 def cost_and_fidelity(rows: Rows) -> Any:
-    """Draw one point for each predictor that has both a cost and a KL to the gold."""
+    """Draw a point for each predictor with a cost and a KL to the gold; beside it, how it ranks."""
     points: dict[str, dict[str, float]] = {}
     for row in rows:
-        name, _, rest = row["what"].partition(": ")
-        for kind in ("cost", "KL to gold"):
-            if rest.startswith(kind):
-                points.setdefault(name, {})[kind] = row["ratio"]
-    both = {name: at for name, at in points.items() if len(at) == 2}
+        name, kind = _figure_of(row["what"])
+        if kind:
+            points.setdefault(name, {})[kind] = row["ratio"]
+    both = {name: at for name, at in points.items() if {"cost", KL} <= at.keys()}
     if not both:
         return None
-    figure, axes = _axes(height=3.4)
-    for name, at in both.items():
-        axes.plot(at["cost"], at["KL to gold"], "o", color=OURS)
-        axes.annotate(
-            name, (at["cost"], at["KL to gold"]), xytext=(5, 4), textcoords="offset points"
-        )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("cost of a prediction over one deterministic pass")
-    axes.set_ylabel("KL to the gold over naive's")
+    ranks = {name: at for name, at in both.items() if RANK in at}
+    figure, axes = _axes(height=3.4, columns=2 if ranks else 1)
+    panels = {KL: both} | ({RANK: ranks} if ranks else {})
+    for panel, (kind, shown) in zip(axes, panels.items(), strict=True):
+        for name, at in shown.items():
+            panel.plot(at["cost"], at[kind], "o", color=OURS)
+            panel.annotate(name, (at["cost"], at[kind]), xytext=(5, 4), textcoords="offset points")
+        panel.axhline(1.0 if kind == KL else 0.0, color=INK, linewidth=0.6, linestyle=":")
+        panel.margins(0.22)
+        panel.set_xscale("log")
+        panel.set_xlabel("cost over one deterministic pass")
+        panel.set_ylabel(f"{kind}{' ÷' if kind == KL else ' below'} that of ten draws (dotted)")
+    axes[0].set_ylim(bottom=0)
+    figure.subplots_adjust(wspace=0.35)
     return figure
+
+
+def _figure_of(what: str) -> tuple[str, str]:
+    """Return the predictor a row is of, and which of its figures it is; ("", "") of another."""
+    for mark, kind in ((": cost", "cost"), (f": {KL}", KL), (f", {RANK}", RANK)):
+        name, found, _ = what.partition(mark)
+        if found:
+            return name, kind
+    return "", ""
 
 
 def growth(pattern: str, label: str, value: str) -> Callable[[Rows], Any]:
@@ -82,7 +100,7 @@ def growth(pattern: str, label: str, value: str) -> Callable[[Rows], Any]:
             return None
         points.sort(key=lambda point: point[0])
         at, kept = [x for x, _ in points], [row for _, row in points]
-        figure, axes = _axes(height=2.6)
+        figure, (axes,) = _axes(height=2.6)
         axes.plot(at, [row["ratio"] for row in kept], "o-", color=OURS)
         axes.fill_between(at, [r["low"] for r in kept], [r["high"] for r in kept], alpha=0.2)
         if kept[-1]["target"] is not None:
@@ -97,13 +115,14 @@ def growth(pattern: str, label: str, value: str) -> Callable[[Rows], Any]:
     return plot
 
 
-def _axes(height: float) -> tuple[Any, Any]:
+def _axes(height: float, columns: int = 1) -> tuple[Any, list[Any]]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.5, height))
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    figure = Figure(figsize=(6.5 if columns == 1 else 9.5, height))
+    panels = [figure.add_subplot(1, columns, at + 1) for at in range(columns)]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
 
 
 PLOTS: dict[str, Callable[[Rows], Any]] = {

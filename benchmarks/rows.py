@@ -32,6 +32,11 @@ from bhpeft.rounds.spec import model_of
 from bhpeft.rounds.training import train
 from bhpeft.stream import Stream
 
+NOTES = """
+Nothing of a batch is held but a chunk at a time and bounded samples, so peaks do not grow with its
+rows: what they differ by is what the allocator kept of the sizes before.
+"""
+
 STEPS, GROUP = 100, 100_000
 MEGABYTE = 2**20
 

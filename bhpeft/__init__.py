@@ -8,6 +8,14 @@ Nothing heavy is imported here; import what you use:
     from bhpeft.learning.predict import Predictor
 """
 
+import os
+
 from bhpeft.secrecy import silence
 
 silence()
+
+# In bfloat16 on a CPU a kernel is compiled for every shape of a product, and oneDNN and what calls
+# it keep a thousand each. Texts make new shapes all the time: a process grew by half a gigabyte
+# over a few hundred rows, and was no faster for it. They read this at their first product.
+for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_cache, "32")
