@@ -15,18 +15,21 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from chaos import hosts, invariants, services, world
+from chaos.forks import ending
 
-POLL = 5.0
+# Seconds between looks: each asks MLflow for every version there is, which costs it time.
+POLL = 10.0
 
 
 @dataclass
 class Found:
-    """What came of it; `violations` is what matters."""
+    """What came of it: `violations` is what matters; `timeline`, what was done by which second."""
 
     streams: int
     batches: int
@@ -38,6 +41,7 @@ class Found:
     slowest_crash_mark: float | None = None
     seconds_to_recover: float | None = None
     seconds: float = 0.0
+    timeline: dict[str, int] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
 
 
@@ -46,6 +50,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m chaos.fleet", description=__doc__)
     parser.add_argument("--streams", type=int, default=20)
     parser.add_argument("--batches", type=int, default=5)
+    parser.add_argument("--every", default="3m", help="how often each stream is looked at")
     parser.add_argument("--limit", type=int, default=2, help="rounds at once on a host")
     parser.add_argument("--minutes", type=float, default=40.0, help="after which it has failed")
     parser.add_argument("--out", type=Path, default=Path(".cache/chaos"))
@@ -54,12 +59,12 @@ def main() -> int:
         sys.stderr.write(f"The fleet cannot run here: {missing}\n")
         return 2
     # Asked to end, it takes its servers and its network along.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, ending)
     desk = Path(tempfile.mkdtemp(prefix="chaos-fleet-"))
     # PostgreSQL, which is not root, must get at its folder.
     desk.chmod(0o755)
     try:
-        found = run(desk, asked.streams, asked.batches, asked.limit, asked.minutes * 60)
+        found = run(desk, asked)
     finally:
         asked.out.mkdir(parents=True, exist_ok=True)
         for log in desk.glob("*.log"):
@@ -80,30 +85,39 @@ def unable() -> str:
     return ""
 
 
-def run(desk: Path, streams: int, batches: int, limit: int, timeout: float) -> Found:
-    """Let it all happen and return what was found."""
+def run(desk: Path, asked: argparse.Namespace) -> Found:
+    """Let it all happen as the command line says, and return what was found."""
     from flows.environment import applied
 
-    names = [f"stream-{number:02d}" for number in range(streams)]
-    ids = [f"good-{number}" for number in range(1, batches + 1)]
+    names = [f"stream-{number:02d}" for number in range(asked.streams)]
+    ids = [f"good-{number}" for number in range(1, asked.batches + 1)]
     home = desk / "home"
     home.mkdir()
-    found, began = Found(streams, batches, 2), time.monotonic()
-    world.furnish(home, ids, names, landing="s3://landing/batches")
+    found, began = Found(asked.streams, asked.batches, 2), time.monotonic()
+
+    def mark(what: str) -> None:
+        found.timeline[what] = round(time.monotonic() - began)
+
+    world.furnish(home, ids, names, landing="s3://landing/batches", every=asked.every)
     with (
         hosts.hosts(["chaos-one", "chaos-two"], desk) as made,
         services.running(desk, hosts.address()) as servers,
         applied({**servers.env, "PREFECT_HOME": str(desk / "client")}),
     ):
+        mark("servers answer")
         worlds = [_world(home, name) for name in names]
         for one in worlds:
             for batch_id in ids:
                 one.land(batch_id)
+        mark("all batches landed")
         _deploy(worlds, home, servers)
         for host in made:
-            _start_worker(host, servers, limit, desk)
-        _watch(worlds, made[0], found, time.monotonic() + timeout)
+            _start_worker(host, servers, asked.limit, desk)
+        mark("workers started")
+        _watch(worlds, made[0], found, asked.minutes * 60, mark)
+        mark("nothing pending")
         found.violations += _judge(worlds, found)
+    mark("all looked at, servers stopped")
     found.seconds = round(time.monotonic() - began)
     return found
 
@@ -142,17 +156,31 @@ def _start_worker(host: hosts.Host, servers: services.Services, limit: int, desk
     host.start(command, {**HABITS, **SILENCE, **servers.env, **own}, desk / f"{host.name}.log")
 
 
-def _watch(worlds: list[world.World], victim: hosts.Host, found: Found, deadline: float) -> None:
+def _watch(
+    worlds: list[world.World],
+    victim: hosts.Host,
+    found: Found,
+    timeout: float,
+    mark: Callable[[str], None],
+) -> None:
     """Wait until nothing is pending; kill the victim when a fifth of all rounds is done."""
-    when = found.streams * found.batches // 5
+    from bhpeft.registry.books import read_all
+
+    every = found.streams * found.batches
+    deadline = time.monotonic() + timeout
     killed: datetime | None = None
     at = 0.0
     while True:
-        found.rounds = sum(len(one.registry.versions(one.stream.name)) for one in worlds)
-        if killed is None and found.rounds >= when:
+        books = read_all(worlds[0].registry).values()
+        found.rounds = sum(len(book.versions) for book in books)
+        if found.rounds and "first round done" not in found.timeline:
+            mark("first round done")
+        if killed is None and found.rounds >= every // 5:
+            mark("host killed")
             killed, at = datetime.now().astimezone(), time.monotonic()
             found.killed_after_rounds, found.killed_processes = found.rounds, victim.kill()
-        if killed and not any(map(_pending, worlds)):
+        settled = sum(len(book.learned | book.refused) for book in books)
+        if killed and settled >= every and not any(map(_pending, worlds)):
             found.seconds_to_recover = round(time.monotonic() - at)
             break
         if time.monotonic() > deadline:

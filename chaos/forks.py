@@ -85,18 +85,30 @@ class Suspended:
         return Ended(0, error, time.monotonic() - began)
 
 
-def suspended(work: Callable[[int], Any], timeout: float) -> Suspended:
-    """Run `work(fd)` in a fork until it stops itself; it writes the place to `fd` just before."""
+def begun(work: Callable[[int], Any], timeout: float) -> Suspended:
+    """Run `work(fd)` in a fork beside the caller, who calls `end()` of what this returns."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reading)
         _child(work, writing)
     os.close(writing)
-    found = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-    stopped = found is not None and found.si_code == os.CLD_STOPPED
-    place = os.read(reading, 1 << 16).decode() if stopped else ""
-    return Suspended(pid, place, reading, timeout)
+    return Suspended(pid, "", reading, timeout)
+
+
+def suspended(work: Callable[[int], Any], timeout: float) -> Suspended:
+    """Run `work(fd)` in a fork until it stops itself; it writes the place to `fd` just before."""
+    child = begun(work, timeout)
+    found = os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    if found is not None and found.si_code == os.CLD_STOPPED:
+        child.place = os.read(child.reading, 1 << 16).decode()
+    return child
+
+
+def ending(*_: object) -> None:
+    """End in an orderly way when asked to; asked again meanwhile, go on with that."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
 
 
 def warm_up(modules: list[str]) -> None:
@@ -110,6 +122,8 @@ def warm_up(modules: list[str]) -> None:
 
 def _child(work: Callable[[int], Any], writing: int) -> None:
     faulthandler.enable()
+    # What the parent does when asked to end is not for its children.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     code = 0
     try:
         said = json.dumps(work(writing))

@@ -102,6 +102,8 @@ def address() -> str:
 
 def _plug(name: str, address: str, number: int) -> None:
     outside, inside = f"chaos-v{number}", "eth0"
+    # A namespace is gone before its cables are: those of a fleet that just ended may be left.
+    subprocess.run(["ip", "link", "del", outside], capture_output=True)
     _ip("netns", "add", name)
     _ip("link", "add", outside, "type", "veth", "peer", "name", inside, "netns", name)
     _ip("link", "set", outside, "master", BRIDGE, "up")

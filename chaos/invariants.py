@@ -24,17 +24,18 @@ from bhpeft.rounds import pending
 from bhpeft.stream import Stream
 
 
-def violations(stream: Stream, registry: Registry, zombie: bool = False) -> list[str]:
+def violations(stream: Stream, registry: Registry, timed: bool = True) -> list[str]:
     """Return every broken promise, each as one line; empty is what is hoped for.
 
     Args:
         stream: the stream.
         registry: where it is.
-        zombie: a worker was suspended until its lock had gone to another: their rounds overlapped,
-            and all that can be promised is that one of them counted.
+        timed: whether rounds came one at a time and their clocks were right. Where a worker was
+            suspended until its lock had gone to another they overlapped, and all that can be
+            promised is that one of them counted.
     """
     checks = [_batches, _champion, _moves, _half_done]
-    if not zombie:
+    if timed:
         checks.append(_overlap)
     return [problem for check in checks for problem in check(stream, registry)]
 

@@ -15,8 +15,10 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from traceback import walk_stack
+from types import FrameType
 from typing import Any
 
 READS = ("get_", "search_", "list_", "download_")
@@ -68,7 +70,7 @@ class Points:
 
     def reached(self, what: str) -> None:
         """Pass a place, or die there."""
-        name = f"{what} · {_asked_by()}"
+        name = f"{what} · {asked_by(walk_stack(sys._getframe(1)))}"
         self.seen[name] += 1
         if self._target == (name, self.seen[name]):
             if self._out is not None:
@@ -151,12 +153,11 @@ def _watch_files(points: Points, home: str) -> None:
     sys.addaudithook(heard)
 
 
-def _asked_by() -> str:
-    """Return the nearest function of bhpeft on the stack, as `module.function`."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if module.startswith("bhpeft."):
-            return f"{module.rpartition('.')[2]}.{frame.f_code.co_name}"
-        frame = frame.f_back  # type: ignore[assignment]
+def asked_by(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """Return the first function of bhpeft among frames, innermost first, as `module.function`."""
+    for frame, _ in frames:
+        module, function = frame.f_globals.get("__name__", ""), frame.f_code.co_name
+        # Where errors are put into our words is not where they come from.
+        if module.startswith("bhpeft.") and function != "translated":
+            return f"{module.rpartition('.')[2]}.{function}"
     return "another thread"

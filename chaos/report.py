@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 PAGE = """\
@@ -14,19 +16,22 @@ Written by `python -m chaos … --docs docs/chaos.md`; do not edit. `make chaos`
 goes on where it stopped; a seed is the same run everywhere.
 
 Each run tells a story (batches land, rounds learn them, a person rolls back, an alias is moved by
-hand), breaks in at one place, then simply runs the story again until it is through. Places are
-found from outside the product: every writing call to MLflow, every SQL statement and commit, every
-file opened for writing or renamed, every step of a round. Afterwards must hold:
+hand), breaks in at one place, then simply runs the story again until it is through: nobody helps.
+Places are found from outside the product: every writing call to MLflow, every SQL statement and
+commit, every file opened for writing or renamed, every step of a round. Afterwards must hold:
 
 1. every landed batch is learned exactly once on the champion's chain, or is pending, quarantined,
    refused or held, as in the story told undisturbed;
 2. the champion is a whole version whose files have their checksums, whose model predicts and whose
    gates passed, and its chain's posteriors are, **bit for bit**, those of the undisturbed story;
-3. two rounds of a stream never overlapped (a suspended zombie's may: it is fenced at commit);
+3. two rounds of a stream never overlapped (where a lock was lost or nobody held one they may:
+   they are fenced at commit);
 4. no stale candidate won;
-5. nothing is half done, and there is nothing left to repair.
+5. nothing is half done, every decision is in the log, and there is nothing left to repair.
 
 **{runs} runs ({by_fault}), {kills} faults at {places} places, {violations} violations.**
+
+{what}
 
 {fleet}
 ## Faults by place
@@ -47,9 +52,11 @@ batches in parallel, one host killed with everything on it after {killed_after_r
 | processes killed | {killed_processes} |
 | runs that the automation marked as crashed | {crashed_runs} |
 | the last of them, after the kill | {slowest_crash_mark} s |
-| until nothing was pending, after the kill | {seconds_to_recover} s |
+| until nothing was pending, after the kill, with one host left for all | {seconds_to_recover} s |
 | the whole, servers and all | {seconds} s |
 | violations | {violations} |
+
+Done by second: {timeline}.
 
 """
 
@@ -79,16 +86,39 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def page(found: dict[str, Any], fleet: dict[str, Any] | None = None) -> str:
-    """Return the summary as Markdown, with what a fleet came to if one was run."""
-    beside = FLEET.format(**{**fleet, "violations": len(fleet["violations"])}) if fleet else ""
+def page(
+    found: dict[str, Any],
+    fleet: dict[str, Any] | None = None,
+    what: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Return the summary as Markdown.
+
+    Args:
+        found: of `summary`.
+        fleet: what a fleet came to, if one was run.
+        what: each fault in a line.
+    """
+    beside = _beside(fleet) if fleet else ""
     rows = [f"| {name} | {times} |" for name, times in found["kills"].items()]
     return PAGE.format(
         runs=found["runs"],
         by_fault=", ".join(f"{times} {name}" for name, times in found["by_fault"].items()),
+        what="\n".join(
+            ["| fault | what happens | runs |", "|---|---|---:|"]
+            + [
+                f"| `{name}` | {line} | {found['by_fault'].get(name, 0)} |"
+                for name, line in what.items()
+            ]
+        ),
         fleet=beside,
         kills=sum(found["kills"].values()),
         places=len(found["kills"]),
         violations=len(found["violations"]),
         table="\n".join(["| fault at | times |", "|---|---:|", *rows]),
     )
+
+
+def _beside(fleet: dict[str, Any]) -> str:
+    timeline = ", ".join(f"{what} {second}" for what, second in fleet["timeline"].items())
+    counted = {"violations": len(fleet["violations"]), "timeline": timeline}
+    return FLEET.format(**{**fleet, **counted})

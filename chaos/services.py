@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,9 @@ class Postgres:
     def kill(self) -> None:
         """End every one of its processes at once, as a power cut does."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            _kill_all(self._process)
             self._process = None
-            # Its children are in the same session and gone, so the note of its pid is stale.
+            # Its children are gone too, so the note of its pid is stale.
             (self.folder / "postmaster.pid").unlink(missing_ok=True)
 
     def url(self, database: str, driver: str = "") -> str:
@@ -119,20 +118,26 @@ class Service:
         """Wait until it answers."""
         processes.await_answer(self._child, self._health, START)
 
+    def alive(self) -> bool:
+        """Say whether it runs; it may not answer."""
+        return self._child is not None and processes.alive(self._child.pid)
+
     def kill(self) -> None:
         """Kill it and all it started, at once."""
-        family = [self._child.pid, *processes.descendants(self._child.pid)]
-        for pid in family:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        self._child.process.wait()
+        _kill_all(self._child.process)
 
     def stop(self) -> None:
         """End it in an orderly way."""
         if self._child is not None:
             processes.stop(self._child.pid)
+
+
+def _kill_all(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all it started; each of PostgreSQL's leads a group of its own."""
+    for pid in (process.pid, *processes.descendants(process.pid)):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
 
 
 class Services:

@@ -6,15 +6,18 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bhpeft.errors import BhpeftError
 from bhpeft.registry import Registry
 from chaos import invariants, stories
 from chaos.forks import Ended, in_child, warm_up
-from chaos.points import Points
-from chaos.world import furnish, opened
+from chaos.points import Points, asked_by
+from chaos.world import World, furnish, opened
 
 # Seconds after which a story hangs: one takes three on a quiet core.
 SLOWEST = 300.0
@@ -25,11 +28,12 @@ SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A story without a fault: its places in order with their counts, its end, its length."""
+    """A story without a fault: its places with their counts, its end, its seconds, its bytes."""
 
     places: dict[str, int]
     end: Any
     seconds: float
+    grown: int
 
 
 @dataclass
@@ -54,17 +58,17 @@ class Stage:
         undisturbed: what each story comes to when nothing is broken.
     """
 
-    def __init__(self, names: list[str] | None = None):
-        self._names = names or list(stories.STORIES)
+    def __init__(self, names: list[str]):
+        self.names = names
         self._desk = Path(tempfile.mkdtemp(prefix="chaos-", dir=SCRATCH))
         self.undisturbed: dict[str, Undisturbed] = {}
 
     def __enter__(self) -> Stage:
         template = self._desk / "template"
         template.mkdir()
-        _expect(in_child(lambda _: _furnish(template), SLOWEST))
+        expect(in_child(lambda _: self.furnish(template), SLOWEST))
         # Told twice: the first time pays for the imports.
-        for name in (self._names[0], *self._names):
+        for name in (self.names[0], *self.names):
             self.undisturbed[name] = self._survey(name)
         return self
 
@@ -80,10 +84,20 @@ class Stage:
             for name, times in found.places.items()
         ]
 
+    def furnish(self, home: Path) -> None:
+        """Fill the template; called in a child."""
+        furnish(home, stories.BATCHES)
+        # An empty registry, since making its tables takes two seconds.
+        Registry(f"sqlite:///{home / 'mlflow.db'}").streams()
+
+    def place(self, name: str) -> Path:
+        """Return where a home of that name is, or is to be."""
+        return self._desk / name
+
     def fresh(self, name: str) -> Path:
         """Return a new home in which nothing has happened."""
-        home = self._desk / name
-        shutil.copytree(self._desk / "template", home)
+        home = self.place(name)
+        shutil.copytree(self._desk / "template", home, dirs_exist_ok=True)
         # The same model for all: a path in a stream's file is the template's.
         return home
 
@@ -92,12 +106,29 @@ class Stage:
         shutil.rmtree(home)
         _notes(home).unlink(missing_ok=True)
 
-    def judge(self, home: Path, story: str, zombie: bool = False) -> list[str]:
+    def world(self, home: Path) -> World:
+        """Return the world of a home."""
+        return opened(home)
+
+    def end_of(self, _home: Path, story: str) -> Any:
+        """Return how a story ends that nothing disturbs."""
+        return self.undisturbed[story].end
+
+    def look(self, world: World, timed: bool = True) -> dict[str, Any]:
+        """Return what has become of a world, as JSON data."""
+        where = world.stream, world.registry
+        return {
+            "violations": invariants.violations(*where, timed),
+            "fates": invariants.fates(*where),
+            "posteriors": [list(link) for link in invariants.posteriors(*where)],
+        }
+
+    def judge(self, home: Path, story: str, timed: bool = True) -> list[str]:
         """Return what is not as it must be, or not as in the story told undisturbed."""
-        ended = in_child(lambda _: _look(home, zombie), SLOWEST)
+        ended = in_child(lambda _: self.look(self.world(home), timed), SLOWEST)
         if ended.killed or "error" in ended.said:
             return [f"it could not be looked at: {ended.said}"]
-        found, end = list(ended.said["violations"]), self.undisturbed[story].end
+        found, end = list(ended.said["violations"]), self.end_of(home, story)
         for what in ("fates", "posteriors"):
             if ended.said[what] != end[what]:
                 found.append(f"{what} {ended.said[what]}, undisturbed {end[what]}")
@@ -112,20 +143,20 @@ class Stage:
             return {"places": points.seen, "modules": sorted(sys.modules)}
 
         ended = in_child(work, SLOWEST)
-        told = _expect(ended)
+        told = expect(ended)
         warm_up(told["modules"])
-        end = _expect(in_child(lambda _: _look(home), SLOWEST))
+        _know_packages()
+        end = expect(in_child(lambda _: self.look(self.world(home)), SLOWEST))
         if end["violations"]:
             raise RuntimeError(f"«{story}» undisturbed: {end['violations']}")
+        grown = size_of(home) - size_of(self._desk / "template")
         self.forget(home)
-        return Undisturbed(told["places"], end, ended.seconds)
+        return Undisturbed(told["places"], end, ended.seconds, grown)
 
 
 def tell(home: Path, story: str, points: Points, more: tuple[stories.Act, ...] = ()) -> None:
     """Do the acts of a story that have not been done yet, each noted when it is done, and more."""
-    tempfile.tempdir = str(home / "desk")
-    Path(tempfile.tempdir).mkdir(exist_ok=True)
-    world = opened(home)
+    world = entered(home)
     notes = _notes(home)
     done = len(notes.read_text()) if notes.exists() else 0
     points.watch(world.registry, f"{home}/")
@@ -137,27 +168,56 @@ def tell(home: Path, story: str, points: Points, more: tuple[stories.Act, ...] =
             file.write(".")
 
 
-def _furnish(home: Path) -> None:
-    furnish(home, stories.BATCHES)
-    # An empty registry, since making its tables takes two seconds.
-    Registry(f"sqlite:///{home / 'mlflow.db'}").streams()
+def entered(home: Path, name: str = "chaos") -> World:
+    """Return the world of a home, with its temporary files inside, so that they are seen too."""
+    tempfile.tempdir = str(home / "desk")
+    Path(tempfile.tempdir).mkdir(exist_ok=True)
+    return opened(home, name)
+
+
+def attempt(work: Callable[[], object]) -> dict[str, str] | None:
+    """Do something as far as it goes; return which error of ours, or of the disk's, ended it.
+
+    Any other error is none that whoever is on call should see, and goes on to the parent.
+    """
+    try:
+        work()
+    except (BhpeftError, OSError) as problem:
+        inwards = list(traceback.walk_tb(problem.__traceback__))
+        return {"stopped": type(problem).__name__, "at": asked_by(inwards[::-1])}
+    return None
+
+
+def go_on(home: Path, run: Run, more: tuple[stories.Act, ...] = ()) -> None:
+    """Tell the rest of a run's story, undisturbed: nobody helps, it only has to be begun again."""
+    points = Points(without=stories.left_out(run.story))
+    ended = in_child(lambda _: tell(home, run.story, points, more), SLOWEST)
+    if ended.said is not None:
+        run.violations.append(f"going on failed: {ended.said}")
+
+
+def size_of(folder: Path) -> int:
+    """Return how many bytes a folder's files take on the disk."""
+    return sum(file.lstat().st_blocks * 512 for file in folder.rglob("*"))
+
+
+def _know_packages() -> None:
+    """Let MLflow learn once which packages there are: each child would take a second for it."""
+    from mlflow.utils import requirements_utils
+
+    requirements_utils._init_modules_to_packages_map()
 
 
 def _notes(home: Path) -> Path:
     return home.with_name(home.name + ".done")
 
 
-def _look(home: Path, zombie: bool = False) -> dict[str, Any]:
-    world = opened(home)
-    where = world.stream, world.registry
-    return {
-        "violations": invariants.violations(*where, zombie),
-        "fates": invariants.fates(*where),
-        "posteriors": [list(link) for link in invariants.posteriors(*where)],
-    }
+def expect(ended: Ended) -> Any:
+    """Return what a child said that must not fail.
 
-
-def _expect(ended: Ended) -> Any:
+    Raises:
+        RuntimeError: it failed.
+    """
     if ended.killed or (isinstance(ended.said, dict) and "error" in ended.said):
         raise RuntimeError(f"The world could not be set up: {ended.said}")
     return ended.said

@@ -40,6 +40,12 @@ STORIES: dict[str, tuple[Act, ...]] = {
         ("roll back", "1", "pending"),
         ("drain",),
     ),
+    "three rounds": (
+        ("land", "good-1"),
+        ("land", "good-2"),
+        ("land", "good-3"),
+        ("drain",),
+    ),
     "alias moved by hand": (
         ("land", "good-1"),
         ("land", "good-2"),
@@ -49,6 +55,8 @@ STORIES: dict[str, tuple[Act, ...]] = {
         ("drain",),
     ),
 }
+# "three rounds" is told where something else than a death disturbs the rounds.
+USUAL = tuple(name for name in STORIES if name != "three rounds")
 # Figures and reports take two thirds of a round this small, so one story writes them.
 WITH_PAGES = ("first rounds",)
 BATCHES = ["good-1", "good-2", "good-3", "poison-2", "broken-3", "doubtful-4"]

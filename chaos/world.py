@@ -84,7 +84,7 @@ rho_learning_rate = 0.9
 draws = 2
 
 [schedule]
-interval = "1m"
+interval = "{every}"
 
 [gates]
 nll = false
@@ -95,6 +95,7 @@ calibration = false
 rejection = false
 budget = false
 drift = false
+posterior = false
 
 [gates."chaos.world:by_kind"]
 """
@@ -168,18 +169,27 @@ def opened(home: Path, name: str = "chaos", uri: str | None = None) -> World:
 
 
 def furnish(
-    home: Path, batches: list[str], streams: Sequence[str] = ("chaos",), landing: str = "landing"
+    home: Path,
+    batches: list[str],
+    streams: Sequence[str] = ("chaos",),
+    landing: str = "landing",
+    every: str = "1m",
 ) -> None:
     """Fill a folder: the base model, the contract, the streams' files, what is to be landed."""
     _base(home / "base")
     (home / "contract.yaml").write_text(CONTRACT, encoding="utf-8")
     (home / "streams").mkdir()
     for name in streams:
-        text = STREAM.format(name=name, landing=landing, base=home / "base")
-        (home / "streams" / f"{name}.toml").write_text(text, encoding="utf-8")
+        write_stream(home, name, landing, every)
     (home / "sources").mkdir()
     for batch_id in batches:
         _reviews(batch_id).to_parquet(home / "sources" / f"{batch_id}.parquet", index=False)
+
+
+def write_stream(home: Path, name: str, landing: str = "landing", every: str = "1m") -> None:
+    """Write a stream's file into a home."""
+    text = STREAM.format(name=name, landing=landing, base=home / "base", every=every)
+    (home / "streams" / f"{name}.toml").write_text(text, encoding="utf-8")
 
 
 def _base(folder: Path) -> None:

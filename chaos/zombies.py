@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from chaos import stories
-from chaos.forks import in_child, suspended
+from chaos.forks import suspended
 from chaos.points import Points
-from chaos.stage import SLOWEST, Run, Stage, tell
+from chaos.stage import SLOWEST, Run, Stage, go_on, tell
 
 # A place between two calls, outside of every transaction.
 BETWEEN = ("before ", "after ", "rename ", "write ")
@@ -39,23 +39,16 @@ def _suspended(stage: Stage, run: Run, target: tuple[str, int]) -> Run:
     zombie = suspended(lambda out: _tell_or_refuse(home, run.story, points.telling(out)), SLOWEST)
     if zombie.place:
         run.kills.append(f"suspended {zombie.place}")
-        _go_on(home, run)
+        go_on(home, run)
         os.kill(zombie.pid, signal.SIGCONT)
     ended = zombie.end()
     if ended.said is not None:
         run.violations.append(f"the zombie failed: {ended.said}")
-    _go_on(home, run, (("drain",),))
-    run.violations += stage.judge(home, run.story, zombie=True)
+    go_on(home, run, (("drain",),))
+    run.violations += stage.judge(home, run.story, timed=False)
     run.seconds = round(time.monotonic() - began, 2)
     stage.forget(home)
     return run
-
-
-def _go_on(home: Path, run: Run, more: tuple[stories.Act, ...] = ()) -> None:
-    points = Points(without=stories.left_out(run.story))
-    ended = in_child(lambda _: tell(home, run.story, points, more), SLOWEST)
-    if ended.said is not None:
-        run.violations.append(f"going on without it failed: {ended.said}")
 
 
 def _tell_or_refuse(home: Path, story: str, points: Points) -> None:

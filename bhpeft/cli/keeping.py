@@ -26,10 +26,12 @@ def gc(
 ) -> None:
     """Remove versions and files that nothing in use, and no rollback still offered, needs."""
     from bhpeft.registry import Registry, remove_waste, waste
+    from bhpeft.rounds.leftovers import leftovers, sweep
     from bhpeft.stream import all_streams, find_stream
 
     streams = [find_stream(stream, home)] if stream else all_streams(home)
     found: dict[str, Waste] = {}
+    left = sorted({path for one in streams for path in leftovers(one)})
     with connected(home, prefect=not dry_run):
         for one in streams:
             registry = Registry(one.tracking_uri)
@@ -41,11 +43,15 @@ def gc(
             ensure_limits(one.name)
             lock = partial(promotion_lock, one.name)
             found[one.name] = remove_waste(registry, one.name, keep, by=user(by), lock=lock)
+    if not dry_run:
+        sweep(left)
     if as_json:
         show_json({name: _facts(gone) | {"dry_run": dry_run} for name, gone in found.items()})
         return
     for name, gone in found.items():
         say(f"{name}: {'would remove' if dry_run else 'removed'} {gone}")
+    if left:
+        say(f"{'would sweep' if dry_run else 'swept'} {len(left)} leftovers of killed processes")
 
 
 def _facts(gone: Waste) -> dict[str, Any]:

@@ -69,10 +69,13 @@ def refused(versions: Iterable[Version], moves: Sequence[Move]) -> frozenset[str
     """Return the fingerprints of batches not to be tried again.
 
     They were refused by the gates, by a person, or left behind by a rollback; a later release
-    takes them out again.
+    takes them out again. What the log says of a version comes in the log's order; its creation,
+    by the server's clock, only counts where the log does not know of it.
     """
     nothing: tuple[str, ...] = ()
-    events = [(v.created, v.batches, nothing) for v in versions if v.decision == REFUSED]
+    said = {m.to_version for m in moves if m.kind == "refuse"}
+    silent = [v for v in versions if v.decision == REFUSED and v.number not in said]
+    events = [(v.created, v.batches, nothing) for v in silent]
     events += [(m.when, m.refused_batches, m.released_batches) for m in moves]
     found: set[str] = set()
     for _, added, released in sorted(events, key=lambda event: event[0]):

@@ -70,7 +70,7 @@ def store(
             tags={"bhpeft.stream": run.stream, "bhpeft.batch_id": run.batch_id},
         )
         try:
-            with tempfile.TemporaryDirectory() as staging:
+            with tempfile.TemporaryDirectory(prefix="bhpeft-") as staging:
                 packed = _PACKS[kind](folder, Path(staging), run, logged, metadata)
                 client.log_model_artifacts(logged.model_id, str(packed))
         except BaseException:

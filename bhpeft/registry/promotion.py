@@ -20,6 +20,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Literal
 
 from bhpeft.errors import NotAllowed, RegistryError, StaleParent
@@ -184,10 +186,20 @@ class Promotion:
         about = [move for move in self._log.history(stream) if move.to_version == number]
         return about[-1] if about else None
 
-    def release(self, stream: str, batches: frozenset[str], *, by: str, reason: str) -> Move:
-        """Make refused batches pending again."""
+    def release(
+        self,
+        stream: str,
+        batches: frozenset[str],
+        *,
+        by: str,
+        reason: str,
+        after: datetime | None = None,
+    ) -> Move:
+        """Make refused batches pending again; the entry comes after `after`, whatever the clock."""
         champion = self._versions.number(stream, CHAMPION)
         move = self._new(stream, "release", by, champion, None, reason, released=sorted(batches))
+        if after is not None and move.when <= after:
+            move = replace(move, when=after + timedelta(milliseconds=1))
         self._log.close(self._log.open(move))
         return move
 

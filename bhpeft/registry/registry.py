@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -285,9 +286,27 @@ class Registry:
         """Log that a held candidate was put aside; its batch is pending again."""
         return self._promotion.settle(stream, number, "supersede", by=by, reason=reason)
 
-    def release(self, stream: str, batches: Iterable[str], *, by: str, reason: str) -> Move:
-        """Make refused batches pending again."""
-        return self._promotion.release(stream, frozenset(batches), by=by, reason=reason)
+    def release(
+        self,
+        stream: str,
+        batches: Iterable[str],
+        *,
+        by: str,
+        reason: str,
+        after: datetime | None = None,
+    ) -> Move:
+        """Make refused batches pending again.
+
+        Args:
+            stream: the stream.
+            batches: their fingerprints.
+            by: who decided.
+            reason: why; required.
+            after: what the entry must come after in time, be this machine's clock behind.
+        """
+        return self._promotion.release(
+            stream, frozenset(batches), by=by, reason=reason, after=after
+        )
 
     def unfinished(self, book: Book) -> bool:
         """Say whether something goes on in a stream, or a crash left something half done."""

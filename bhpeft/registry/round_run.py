@@ -99,7 +99,7 @@ class RoundRun:
 
     def figures(self, figures: Mapping[str, Figure], folder: str = "figures") -> None:
         """Store figures as PNG, all in one upload."""
-        with tempfile.TemporaryDirectory() as staging:
+        with tempfile.TemporaryDirectory(prefix="bhpeft-") as staging:
             for name, figure in figures.items():
                 path = Path(staging, folder, name if name.endswith(".png") else f"{name}.png")
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ class RoundRun:
 
     def files(self, files: Mapping[str, Path | str]) -> None:
         """Store local files or folders, each under its artifact path, in one upload."""
-        with tempfile.TemporaryDirectory() as staging:
+        with tempfile.TemporaryDirectory(prefix="bhpeft-") as staging:
             for name, source in files.items():
                 path = Path(staging, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ class RoundRun:
 
     def text(self, name: str, text: str) -> None:
         """Store a text file: Markdown, HTML."""
-        with tempfile.TemporaryDirectory() as staging:
+        with tempfile.TemporaryDirectory(prefix="bhpeft-") as staging:
             path = Path(staging, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")

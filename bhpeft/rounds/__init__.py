@@ -15,6 +15,7 @@ learn       the composition, readable in a minute
 turn        which batches may be learned now, and why none may
 overview    every stream at a glance
 rebuild     a chain learned again without a bad batch
+leftovers   what killed processes left on the disk
 release     a batch that is parked, refused or in quarantine is pending again
 approval    a person's decision about a held candidate
 shortage    running out of memory, by name

@@ -60,8 +60,11 @@ def release(stream: Stream, batch: str, registry: Registry, *, by: str, reason: 
         BatchError: no such batch is aside, or several are.
         RegistryError: no reason is given.
     """
-    aside = _the_one(stream, batch, registry.book(stream.name))
-    registry.release(stream.name, [aside.digest], by=by, reason=reason)
+    book = registry.book(stream.name)
+    aside = _the_one(stream, batch, book)
+    # A worker's clock may be ahead of this machine's: its failures are over all the same.
+    after = max((f.when for f in book.failures if f.digest == aside.digest), default=None)
+    registry.release(stream.name, [aside.digest], by=by, reason=reason, after=after)
     if aside.state == "quarantined":
         let_out(stream.quarantine, aside.digest, by, reason)
     return aside

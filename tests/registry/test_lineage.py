@@ -53,6 +53,13 @@ def test_a_version_that_is_its_own_ancestor_is_an_error() -> None:
         lineage.chain({1: version(1, 2), 2: version(2, 1)}, "s", 2)
 
 
+def test_a_release_counts_though_the_servers_clock_is_ahead_of_everybody_elses() -> None:
+    """The log's order decides: v3 was created at 3 o'clock there, refused and released before."""
+    refused, released = move("refuse", 1, 3, refused="b3"), move("release", 2, 3, released="b3")
+    assert lineage.refused(TREE.values(), [refused]) == {"b3"}
+    assert lineage.refused(TREE.values(), [refused, released]) == set()
+
+
 def test_refused_batches_are_those_of_refused_versions_and_of_rollbacks() -> None:
     rollback = move("roll_back", 9, 1, refused="b2")
     assert lineage.refused(TREE.values(), [rollback]) == {"b3", "b2"}

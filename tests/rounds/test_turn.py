@@ -121,3 +121,19 @@ def test_the_wait_doubles_up_to_a_day(chain: Chain) -> None:
     chain = chain.changed(retry=Retry(back_off="10m", attempts=20))
     waits: list[Any] = [back_off(chain.stream, n).total_seconds() / 60 for n in (1, 2, 3, 12)]
     assert waits == [10, 20, 40, 24 * 60]
+
+
+def test_a_release_counts_though_the_worker_that_failed_had_a_clock_that_was_ahead(
+    chain: Chain,
+) -> None:
+    """Its failures lie in this machine's future, and would park the batch again at once."""
+    batch = chain.deliver("b1", day=1)
+    for _ in range(3):
+        fails(chain, batch, Diverged("The loss is NaN"))
+    client = chain.registry.connection.client
+    ahead = datetime.now(UTC) + timedelta(hours=5)
+    for run in chain.runs:
+        client.set_terminated(run.info.run_id, "FAILED", int(ahead.timestamp() * 1000))
+    assert chain.waiting == []
+    release(chain.stream, "b1", chain.registry, by="anna", reason="a smaller learning rate")
+    assert chain.waiting == due(chain) == ["b1"]
