@@ -65,14 +65,17 @@ def cost_and_fidelity(rows: Rows) -> Any:
     figure, axes = _axes(height=3.4, columns=2 if ranks else 1)
     panels = {KL: both} | ({RANK: ranks} if ranks else {})
     for panel, (kind, shown) in zip(axes, panels.items(), strict=True):
-        for name, at in shown.items():
+        # Points of neighbouring costs have their names above and below.
+        by_cost = sorted(shown.items(), key=lambda item: item[1]["cost"])
+        for place, (name, at) in enumerate(by_cost):
             panel.plot(at["cost"], at[kind], "o", color=OURS)
-            panel.annotate(name, (at["cost"], at[kind]), xytext=(5, 4), textcoords="offset points")
+            where = (5, 4 if place % 2 else -11)
+            panel.annotate(name, (at["cost"], at[kind]), xytext=where, textcoords="offset points")
         panel.axhline(1.0 if kind == KL else 0.0, color=INK, linewidth=0.6, linestyle=":")
         panel.margins(0.22)
         panel.set_xscale("log")
         panel.set_xlabel("cost over one deterministic pass")
-        panel.set_ylabel(f"{kind}{' ÷' if kind == KL else ' below'} that of ten draws (dotted)")
+        panel.set_ylabel(f"{kind}{' ÷' if kind == KL else ' below'} ten draws'")
     axes[0].set_ylim(bottom=0)
     figure.subplots_adjust(wspace=0.35)
     return figure
