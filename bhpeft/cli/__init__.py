@@ -2,7 +2,8 @@
 
 setup.py      init, land            a stream's files and its batches
 running.py    round, watch, up, ui  one round, or all streams on their schedules
-reviewing.py  status, history, predict
+reviewing.py  status, history
+predicting.py predict
 deciding.py   approve, reject, rollback, replay, release
 grouping.py   population            what the streams of a group have in common
 keeping.py    gc                    remove what nothing needs any more
@@ -24,6 +25,7 @@ from bhpeft.cli import (
     exchanging,
     grouping,
     keeping,
+    predicting,
     reviewing,
     running,
     serving,
@@ -69,7 +71,7 @@ app.command(rich_help_panel=REVIEW)(deciding.reject)
 app.command(rich_help_panel=REVIEW)(deciding.rollback)
 app.command(rich_help_panel=REVIEW)(deciding.replay)
 app.command(rich_help_panel=REVIEW)(deciding.release)
-app.command(rich_help_panel=REVIEW)(reviewing.predict)
+app.command(rich_help_panel=REVIEW)(predicting.predict)
 app.command(rich_help_panel=REVIEW)(exchanging.export)
 app.command(rich_help_panel=REVIEW)(keeping.gc)
 app.add_typer(grouping.app, name="population", rich_help_panel=REVIEW)

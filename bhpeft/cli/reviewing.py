@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +21,7 @@ from bhpeft.cli.terminal import (
     unswept,
     until,
 )
-from bhpeft.errors import ConfigError, UnknownVersion
+from bhpeft.errors import UnknownVersion
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -105,56 +104,6 @@ def show_history(registry: Registry, name: str, as_json: bool, learned: str = "b
     )
 
 
-def predict(
-    stream: StreamName,
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts.", show_default=False)] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option(help="A file instead: one text a line, or a table as for `land`."),
-    ] = None,
-    version: Annotated[int, typer.Option(help="A version; by default the champion.")] = 0,
-    home: Home = HERE,
-    as_json: Json = False,
-) -> None:
-    """Predict labels with probability, entropy and mutual information (nats), or abstain."""
-    from tempfile import TemporaryDirectory
-
-    from bhpeft.registry import Registry
-    from bhpeft.stream import find_stream
-
-    config = find_stream(stream, home)
-    asked = [*(texts or []), *(_texts_of(file, config) if file else [])]
-    if not asked:
-        raise ConfigError("There is nothing to predict", expected="TEXT … or --file FILE")
-    with connected(home, prefect=False), TemporaryDirectory() as folder:
-        registry = Registry(config.tracking_uri)
-        chosen = chosen_version(registry, config, version)
-        where = registry.download(chosen, Path(folder))
-        from bhpeft.learning.predict import Predictor
-
-        frame = Predictor.load(where).predict(asked)
-    frame.insert(0, "text", asked)
-    rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records"))
-    if as_json:
-        show_json({"stream": config.name, "version": chosen.number, "predictions": rows})
-        return
-    show_table(
-        f"{chosen}",
-        ("text", "label", "probability", "entropy", "mutual information", "abstains"),
-        [
-            (
-                r["text"][:60],
-                r["label"],
-                f"{r['probability']:.3f}",
-                f"{r['entropy']:.3f}",
-                f"{r['mutual_information']:.4f}",
-                "yes" if r["abstain"] else "",
-            )
-            for r in rows
-        ],
-    )
-
-
 STATUS = (
     "stream",
     "champion",
@@ -218,34 +167,3 @@ def chosen_version(registry: Registry, stream: Stream, number: int) -> Version:
             remedy=f"Land a batch and run: bhpeft round {stream.name}",
         )
     return champion
-
-
-def _texts_of(file: Path, stream: Stream) -> list[str]:
-    if not file.is_file():
-        raise ConfigError(f"There is no file {file}")
-    if file.suffix.lower() in {".txt", ""}:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        return [line for line in lines if line.strip()]
-    return _column_of(file, stream)
-
-
-def _column_of(file: Path, stream: Stream) -> list[str]:
-    import pandas as pd
-
-    from bhpeft.data.contract import load_contract
-
-    column = load_contract(stream.contract, stream.task.value.needs).text
-    suffix = file.suffix.lower()
-    if suffix == ".parquet":
-        frame = pd.read_parquet(file)
-    elif suffix == ".csv":
-        frame = pd.read_csv(file)
-    else:
-        frame = pd.read_json(file, lines=True)
-    if column not in frame:
-        raise ConfigError(
-            f"{file} has no column {column!r}",
-            found=", ".join(map(str, frame.columns)),
-            expected="the contract's text column",
-        )
-    return [str(text) for text in frame[column]]

@@ -21,15 +21,19 @@ def init(
     labels: Annotated[
         str, typer.Option(help="The labels, with commas between, if the sample does not show all.")
     ] = "",
-    text: Annotated[str, typer.Option(help="The text's column.")] = "",
-    label: Annotated[str, typer.Option(help="The label's column.")] = "",
+    text: Annotated[str, typer.Option(help="The text's (or question's) column.")] = "",
+    label: Annotated[str, typer.Option(help="The label's (or number's, or answer's) column.")] = "",
+    task: Annotated[
+        str, typer.Option(help="classification, regression, choice, causal_lm, or yours.")
+    ] = "classification",
     home: Home = HERE,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what exists.")] = False,
 ) -> None:
     """Write a commented stream file and data contract for STREAM."""
     from bhpeft.data.infer import infer_contract
     from bhpeft.stream import NAME
-    from bhpeft.stream_template import TEMPLATE
+    from bhpeft.stream_template import stream_file
+    from bhpeft.tasks import task as task_of
 
     if not NAME.fullmatch(stream):
         raise ConfigError(
@@ -43,8 +47,10 @@ def init(
         )
     contract_name = f"data_contracts/{stream}.odcs.yaml"
     files = {
-        home / contract_name: infer_contract(sample, stream, text or None, label or None, known),
-        home / "streams" / f"{stream}.toml": TEMPLATE.format(name=stream, contract=contract_name),
+        home / contract_name: infer_contract(
+            sample, stream, text or None, label or None, known, task_of(task).needs
+        ),
+        home / "streams" / f"{stream}.toml": stream_file(stream, contract_name, task),
     }
     _refuse_to_overwrite(list(files), force)
     for path, text in files.items():

@@ -39,6 +39,7 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "boolean": pa.bool_(),
     "timestamp": pa.timestamp("us", tz="UTC"),
     "date": pa.date32(),
+    "array": pa.list_(pa.string()),
 }
 
 _ROLE_EXAMPLE = "customProperties: [{property: bhpeft.role, value: %s}]"
@@ -74,7 +75,7 @@ class Contract:
     `label` is the column of the answers, empty where a row is its own; `labels` are its values
     where they are listed, as strings in the order of the contract, whatever the column's type is.
     `options` are the columns an answer chooses from, in the order of their labels; a row without
-    the last of them has nulls there.
+    the last of them has nulls there. With `option_list` it is one column, of lists.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Contract:
     label: str
     labels: tuple[str, ...]
     options: tuple[str, ...] = ()
+    option_list: bool = False
     key: str | None = None
     slices: tuple[str, ...] = ()
     event_time: str | None = None
@@ -149,6 +151,7 @@ def load_contract(path: Path | str, needs: Needs = Classification.needs) -> Cont
         label=label,
         labels=labels,
         options=_options(by_role, needs, labels, path),
+        option_list=bool(needs.option_list and needs.option_list in by_role),
         key=_at_most_one(by_role, "key", path),
         slices=tuple(by_role.get("slice", ())),
         event_time=_at_most_one(by_role, "event_time", path),
@@ -179,7 +182,7 @@ def _text_and_answer(by_role: dict[str, list[str]], needs: Needs, path: Path) ->
     Raises:
         ContractFileError: one is missing, or a column plays a part the task has no use for.
     """
-    for role in by_role.keys() - {*needs.roles, needs.options, *odcs.ANY_TASK}:
+    for role in by_role.keys() - {*needs.roles, needs.options, needs.option_list, *odcs.ANY_TASK}:
         raise ContractFileError(
             f"{path} gives a column the role {role!r}",
             found=", ".join(by_role[role]),
@@ -203,16 +206,20 @@ def _options(
     """Return the columns of the options.
 
     Raises:
-        ContractFileError: there are not as many as labels.
+        ContractFileError: there are not as many as labels, nor one column of lists.
     """
     columns = by_role.get(needs.options, []) if needs.options else []
+    if needs.option_list and not columns and needs.option_list in by_role:
+        listed = _at_most_one(by_role, needs.option_list, path)
+        return (str(listed),)
     if needs.options and len(columns) != len(labels):
         raise ContractFileError(
             f"{path} does not have one column of options for each answer",
             found=f"{len(columns)} columns with the role {needs.options!r}",
             expected=f"{len(labels)}, for the answers {', '.join(labels)}",
             remedy="Give every option's column that role, in the order of the answers; a row with "
-            "fewer options has nulls in the last of them.",
+            "fewer options has nulls in the last of them. Or give one column of lists the role "
+            f"{needs.option_list!r}.",
         )
     return tuple(columns)
 
@@ -235,6 +242,7 @@ def _column(declared: Any, roles: tuple[str, ...], needs: Needs, path: Path) -> 
     allowed: dict[str, tuple[str, ...]] = {
         needs.roles[0]: ("string",),
         needs.options: ("string",),
+        needs.option_list: ("array",),
     }
     allowed |= {needs.answer: needs.types, "event_time": ("timestamp",)}
     for role in roles:
@@ -245,8 +253,15 @@ def _column(declared: Any, roles: tuple[str, ...], needs: Needs, path: Path) -> 
                 expected=f"logicalType: {' or '.join(allowed[role])}",
                 remedy="Change the type, or give the role to another column.",
             )
+    if kind == "array" and needs.option_list not in roles:
+        raise ContractFileError(
+            f"{where} is a list, which only options may be",
+            found="logicalType: array",
+            expected=f"the role {needs.option_list!r}" if needs.option_list else "another type",
+            remedy="Drop the column, or flatten it.",
+        )
     # Nothing can be learned from a row without these, so they need not be declared required.
-    never_null = bool({*needs.roles, "key", "event_time"} & set(roles))
+    never_null = bool({*needs.roles, needs.option_list, "key", "event_time"} & set(roles))
     if never_null and declared.required is False:
         raise ContractFileError(
             f"{where} may be null, but has the role {' and '.join(roles)}",

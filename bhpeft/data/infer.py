@@ -19,13 +19,16 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from bhpeft.data.odcs import ANY_TASK
 from bhpeft.data.sources import require_utf8
 from bhpeft.errors import BatchError, ContractFileError, did_you_mean
+from bhpeft.tasks import Classification, Needs
 
 _SAMPLE_ROWS = 10_000
 _MOST_LABELS = 200
 _MOST_SLICES = 20
 _LABEL_NAMES = ("label", "labels", "target", "class", "category", "intent", "sentiment", "y")
+_NUMBER_NAMES = ("target", "rating", "stars", "score", "value", "y")
 _KEY_NAMES = ("id", "key", "uuid", "guid")
 
 
@@ -50,6 +53,7 @@ def infer_contract(
     text: str | None = None,
     label: str | None = None,
     labels: Sequence[str] = (),
+    needs: Needs = Classification.needs,
 ) -> str:
     """Return a commented ODCS contract as YAML text.
 
@@ -59,24 +63,21 @@ def infer_contract(
         text: the text column, when the longest strings are not it.
         label: the label column, when the inference would choose another.
         labels: the labels, when the sample does not show them all.
+        needs: what the stream's task needs of a contract.
 
     Raises:
         ContractFileError: the sample has no column that could be the text or the label.
         BatchError: the sample cannot be read.
     """
     if sample is None:
-        known = tuple(labels) or ("negative", "positive")
-        guesses = [
-            Guess("id", "string", "key"),
-            Guess(text or "text", "string", "text", longest=2000),
-            Guess(label or "label", "string", "label", values=known),
-        ]
+        guesses = _template(text, label, tuple(labels), needs)
     else:
-        guesses = _with_roles(_columns(Path(sample)), Path(sample), text, label, tuple(labels))
-    properties = "\n".join(_property(guess) for guess in guesses)
-    return _DOCUMENT.format(name=json.dumps(name), id=json.dumps(f"urn:bhpeft:{name}")).replace(
-        "<properties>", properties
-    )
+        path = Path(sample)
+        guesses = _with_roles(_columns(path, needs), path, text, label, tuple(labels), needs)
+    properties = "\n".join(_property(guess, needs) for guess in guesses)
+    roles = " | ".join(filter(None, (*needs.roles, needs.option_list, *ANY_TASK)))
+    said = {"name": json.dumps(name), "id": json.dumps(f"urn:bhpeft:{name}"), "roles": roles}
+    return _DOCUMENT.format(**said).replace("<properties>", properties)
 
 
 def read_sample(path: Path) -> pa.Table:
@@ -102,19 +103,39 @@ def read_sample(path: Path) -> pa.Table:
     raise _unreadable(path, f"the suffix {suffix!r}")
 
 
-def _columns(path: Path) -> list[Guess]:
+def _template(
+    text: str | None, label: str | None, labels: tuple[str, ...], needs: Needs
+) -> list[Guess]:
+    """Return columns to begin with, where there is no sample."""
+    first = needs.roles[0]
+    guesses = [
+        Guess("id", "string", "key"),
+        Guess(text or first, "string", first, longest=2000),
+    ]
+    if needs.option_list:
+        guesses.append(Guess("options", "array", needs.option_list))
+    if needs.answer:
+        known = labels or (("A", "B", "C", "D") if needs.options else ("negative", "positive"))
+        kind, values = ("string", known) if needs.listed else ("number", ())
+        guesses.append(Guess(label or needs.answer, kind, needs.answer, values=values))
+    return guesses
+
+
+def _columns(path: Path, needs: Needs) -> list[Guess]:
     table = read_sample(path)
     return [
-        _describe(name, column.combine_chunks())
+        _describe(name, column.combine_chunks(), needs)
         for name, column in zip(table.column_names, table.columns, strict=True)
     ]
 
 
-def _describe(name: str, column: pa.Array) -> Guess:
+def _describe(name: str, column: pa.Array, needs: Needs) -> Guess:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = _logical_type(column.type)
-    if kind is None:
+    if kind == "array" and needs.option_list:
+        return Guess(name, kind, rows=len(column), nulls=column.null_count)
+    if kind is None or kind == "array":
         raise ContractFileError(
             f"The column {name!r} of the sample has a type that no contract knows",
             found=str(column.type),
@@ -146,6 +167,7 @@ def _logical_type(kind: pa.DataType) -> str | None:
         (is_.is_boolean(kind), "boolean"),
         (is_.is_timestamp(kind), "timestamp"),
         (is_.is_date(kind), "date"),
+        (is_.is_list(kind) and is_.is_string(kind.value_type), "array"),
     )
     return next((name for holds, name in tests if holds), None)
 
@@ -156,34 +178,59 @@ def _with_roles(
     text: str | None,
     label: str | None,
     labels: tuple[str, ...],
+    needs: Needs,
 ) -> list[Guess]:
     strings = [c for c in columns if c.kind == "string" and c.mean_length > 0]
     longest = max(strings, key=lambda c: c.mean_length, default=None)
     texts = _chosen(text, columns, path) or longest
     rest = [c for c in columns if c is not texts]
-    answers = _chosen(label, columns, path) or _likeliest_label(rest)
-    if texts is None or answers is None:
-        raise ContractFileError(
-            f"{path} shows no column that could be the {'text' if texts is None else 'label'}",
-            found=", ".join(f"{c.name} ({c.kind}, {c.distinct} values)" for c in columns),
-            expected="a string column of texts, and one with a few repeated values as the label",
-            remedy="Name them with --text and --label.",
-        )
-    return [_with_role(c, texts.name, answers.name, labels) for c in columns]
+    likeliest = _likeliest_label if needs.listed else _likeliest_number
+    answers = _chosen(label, columns, path) or likeliest(rest) if needs.answer else None
+    lists = [c for c in columns if c.kind == "array"]
+    missing = {
+        needs.roles[0]: texts is None,
+        needs.answer: answers is None and bool(needs.answer),
+        needs.option_list: not lists and bool(needs.option_list),
+    }
+    for role, absent in missing.items():
+        if absent:
+            raise ContractFileError(
+                f"{path} shows no column that could be the {role}",
+                found=", ".join(f"{c.name} ({c.kind}, {c.distinct} values)" for c in columns),
+                expected=_EXPECTED[bool(needs.option_list), needs.listed],
+                remedy="Name them with --text and --label. Options in columns of their own are "
+                "written into the contract by hand."
+                if needs.option_list
+                else "Name them with --text and --label.",
+            )
+    named = {
+        **({answers.name: needs.answer} if answers else {}),
+        **({lists[0].name: needs.option_list} if needs.option_list else {}),
+        **({texts.name: needs.roles[0]} if texts else {}),
+    }
+    return [_with_role(c, named, labels, needs) for c in columns]
 
 
-def _with_role(column: Guess, text: str, label: str, labels: tuple[str, ...]) -> Guess:
+_EXPECTED = {
+    (False, True): "a string column of texts, and one with a few repeated values as the label",
+    (False, False): "a string column of texts, and a column of numbers where one is predicted",
+    (True, True): "a string column of questions, a column of lists, and one of answers",
+}
+
+
+def _with_role(
+    column: Guess, named: dict[str, str], labels: tuple[str, ...], needs: Needs
+) -> Guess:
     role: str | None = None
-    if column.name == text:
-        role = "text"
-    elif column.name == label:
-        role = "label"
+    if column.name in named:
+        role = named[column.name]
     elif _is_key(column):
         role = "key"
     elif column.kind == "string" and 2 <= column.distinct <= _MOST_SLICES and _repeats(column):
         role = "slice"
-    values = column.values if role in ("label", "slice") else ()
-    if role == "label" and labels:
+    answer = role == needs.answer and needs.listed
+    values = column.values if answer or role == "slice" else ()
+    if answer and labels:
         values = labels
     return Guess(column.name, column.kind, role, values, column.longest, nulls=column.nulls)
 
@@ -211,6 +258,13 @@ def _likeliest_label(columns: list[Guess]) -> Guess | None:
     return min(named or fit, key=lambda c: c.distinct, default=None)
 
 
+def _likeliest_number(columns: list[Guess]) -> Guess | None:
+    fit = [c for c in columns if c.kind in ("number", "integer") and c.distinct > 1]
+    named = [c for c in fit if c.name.lower() in _NUMBER_NAMES]
+    rest = [c for c in fit if not _is_key(c)]
+    return next(iter(named or rest), None)
+
+
 def _repeats(column: Guess) -> bool:
     """Say whether values come back, as a label's do; a small sample may show each only once."""
     return column.distinct < max(3, column.rows - column.nulls)
@@ -223,8 +277,8 @@ def _is_key(column: Guess) -> bool:
     return named and unique and column.kind in ("string", "integer")
 
 
-def _property(guess: Guess) -> str:
-    required = guess.role in ("text", "label", "key")
+def _property(guess: Guess, needs: Needs) -> str:
+    required = guess.role in (*needs.roles, needs.option_list, "key")
     lines = [
         f"- name: {json.dumps(guess.name, ensure_ascii=False)}",
         f"  logicalType: {guess.kind}",
@@ -232,7 +286,9 @@ def _property(guess: Guess) -> str:
     ]
     if guess.role == "key":
         lines.append("  unique: true")
-    if guess.role == "text":
+    if guess.kind == "array":
+        lines.append("  items: {logicalType: string}")
+    if guess.role == needs.roles[0]:
         # Room for texts longer than the sample's, still far from an accident of a megabyte.
         longest = max(2000, -(-4 * guess.longest // 1000) * 1000)
         lines.append(f"  logicalTypeOptions: {{minLength: 1, maxLength: {longest}}}")
@@ -240,7 +296,7 @@ def _property(guess: Guess) -> str:
         lines.append("  # logicalTypeOptions: {minimum: 0, maximum: 1}")
     if guess.role is not None:
         lines.append(f"  customProperties: [{{property: bhpeft.role, value: {guess.role}}}]")
-    if guess.role == "label":
+    if guess.role == needs.answer and needs.listed:
         lines += ["  quality:", "    - type: library", "      metric: invalidValues"]
         values = json.dumps(list(guess.values), ensure_ascii=False)
         lines += [f"      arguments: {{validValues: {values}}}", "      mustBe: 0"]
@@ -259,7 +315,7 @@ def _unreadable(path: Path, found: str) -> BatchError:
 _DOCUMENT = """\
 # A data contract: what a batch must look like to be learned from. Anything else is quarantined.
 # Open Data Contract Standard v3.1.0; one entry under `properties` for every column.
-#   bhpeft.role   text | label | key | slice | event_time   (a list if a column plays two)
+#   bhpeft.role   {roles}   (a list if a column plays two)
 #                 key: unique in a batch; slice: the gates look at each of its values;
 #                 event_time: when the row happened, never in the future
 #   required      true: no nulls. A column without role that is not required may be left out.

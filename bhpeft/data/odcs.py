@@ -18,7 +18,7 @@ from bhpeft.errors import ContractFileError, did_you_mean
 
 # The roles that mean the same whatever is predicted; what a row and its answer are is the task's.
 ANY_TASK = ("key", "slice", "event_time")
-ROLES = ("text", "label", "target", "question", "option", "answer", *ANY_TASK)
+ROLES = ("text", "label", "target", "question", "option", "options", "answer", *ANY_TASK)
 
 
 def read(path: Path) -> OpenDataContractStandard:

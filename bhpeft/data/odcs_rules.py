@@ -31,6 +31,7 @@ _OPTIONS: dict[str, dict[str, str]] = {
     "timestamp": _BOUNDS,
     "date": _BOUNDS,
     "boolean": {},
+    "array": {},
 }
 
 _UNITS = {"m": "minutes", "min": "minutes", "h": "hours", "hr": "hours", "d": "days", "w": "weeks"}

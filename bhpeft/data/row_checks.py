@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from bhpeft.data.batch import Batch
 from bhpeft.data.contract import Contract
+from bhpeft.data.options import options_in, options_there
 from bhpeft.data.repeats import Repeats
 from bhpeft.data.rows import conform, part_rows
 from bhpeft.data.schema import Reason, expectation, pandera_schema
-from bhpeft.tasks.choice import is_there
 
 CHUNK_ROWS = 32_768
 EXAMPLES = 5
@@ -67,8 +67,9 @@ def row_reasons(batch: Batch, contract: Contract, latest: datetime) -> list[Reas
         _judge(frame, schema, findings)
         _judge_time(frame, contract.event_time, latest, findings)
         _judge_options(frame, contract, findings)
+        flat = _hashable(frame, contract)
         for repeats in (*unique.values(), same):
-            repeats.add(frame)
+            repeats.add(flat)
     repeated = {(name, "unique"): repeats.rows() for name, repeats in unique.items()}
     duplicates = same.rows()
     if len(duplicates) > contract.max_duplicate_share * batch.rows:
@@ -147,17 +148,25 @@ def _judge_options(frame: pd.DataFrame, contract: Contract, findings: Findings) 
     """Find answers that are none of their row's options, and options that leave one out."""
     if not contract.options:
         return
-    there = frame[list(contract.options)].map(is_there).to_numpy(dtype=bool)
+    there = options_there(frame, contract)
     count = there.cumprod(axis=1).sum(axis=1)
     place = {label: position for position, label in enumerate(contract.labels)}
     answers = [place.get(str(answer), 0) for answer in frame[contract.label]]
     for check, wrong in (
-        ("options", (count < there.sum(axis=1)) | (count < 2)),
+        ("options", (count < there.sum(axis=1)) | (count < 2) | (count > len(contract.labels))),
         ("no such option", np.asarray(answers) >= count),
     ):
         if wrong.any():
             finding = findings.setdefault((contract.label, check), Finding())
             finding.add(frame.index[wrong], frame[contract.label][wrong])
+
+
+def _hashable(frame: pd.DataFrame, contract: Contract) -> pd.DataFrame:
+    """Return the rows with a list of options as one text."""
+    if not contract.option_list:
+        return frame
+    texts = [repr(options) for options in options_in(frame, contract)]
+    return frame.assign(**{contract.options[0]: texts})
 
 
 def _add_repeats(

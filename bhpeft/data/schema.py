@@ -31,6 +31,12 @@ _ACCEPTED: Mapping[str, tuple[Callable[[pa.DataType], bool], ...]] = {
     "boolean": (_is.is_boolean,),
     "timestamp": (_is.is_timestamp,),
     "date": (_is.is_date,),
+    "array": (
+        lambda kind: (
+            bool(_is.is_list(kind) or _is.is_large_list(kind))
+            and bool(_is.is_string(kind.value_type) or _is.is_large_string(kind.value_type))
+        ),
+    ),
 }
 
 
@@ -81,7 +87,7 @@ def expectation(column: Column, check: str) -> str:
         "unknown value": f"one of {', '.join(str(value) for value in column.values)}",
         "pattern": f"the pattern {column.pattern}",
         "infinite": "a finite number",
-        "options": "two options or more, without a gap between them",
+        "options": "two options or more, no more than labels, and no gap between them",
         "no such option": "the label of one of the row's options",
         "range": _range_in_words(column),
         "future": "a time that has come",

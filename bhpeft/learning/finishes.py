@@ -36,16 +36,25 @@ class Selection:
     Attributes:
         texts: what is read.
         targets: the answers, as the task's numbers, (N,).
+        options: how many labels each row may choose from, (N,); None or 0 is all.
     """
 
     texts: Sequence[str]
     targets: np.ndarray
+    options: np.ndarray | None = None
 
     def nll(self, model: AdaptedModel, state: AdapterState) -> float:
         """Return a state's mean NLL on the rows, in nats."""
         predictor = Predictor(model, state)
-        said = predictor.probabilities(self.texts)
+        said = self.said(predictor)
         return float(np.mean(predictor.task.scored(said, self.targets).signals["nll"]))
+
+    def said(self, predictor: Predictor) -> np.ndarray:
+        """Return what each draw says of the rows among the labels each may choose from."""
+        said = predictor.probabilities(self.texts)
+        if self.options is None:
+            return said
+        return predictor.task.restricted(said, self.options)
 
 
 Finish = Callable[[AdapterState, Task, Selection], AdapterState]
@@ -65,8 +74,9 @@ def temperature(state: AdapterState, task: Task, selection: Selection) -> Adapte
             remedy="Raise data.selection, or use another variant.",
         )
     plain = state.with_spec(temperature=1.0)
-    said = Predictor(task.model, plain).probabilities(selection.texts)
-    log_probs = torch.from_numpy(said).clamp_min(1e-300).log()
+    probs = torch.from_numpy(selection.said(Predictor(task.model, plain)))
+    # A label that a row may not choose stays impossible at any temperature.
+    log_probs = probs.clamp_min(1e-300).log().where(probs > 0, float("-inf"))
     targets = torch.from_numpy(selection.targets)
     return state.with_spec(temperature=best_temperature(log_probs, targets))
 

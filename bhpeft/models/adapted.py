@@ -113,7 +113,8 @@ class AdaptedModel:
         0 where they cannot be run apart from the others.
         """
         places = [site.layer for _, site in self.sites.items() if site.layer is not None]
-        return max(0, min(places, default=0)) if self._folds else 0
+        apart = self._folds and not self.head.several
+        return max(0, min(places, default=0)) if apart else 0
 
     def to(self, device: torch.device | str) -> AdaptedModel:
         """Move everything, in place."""
@@ -141,13 +142,14 @@ class AdaptedModel:
         Raises:
             StateError: per example, but not as many draws as examples.
         """
+        draws, rows = self.sites.draws, len(minibatch["input_ids"])
+        minibatch = self.head.reads(minibatch)
         ids = minibatch["input_ids"].to(self.device)
         mask = minibatch["attention_mask"].to(self.device)
-        draws = self.sites.draws
-        if per_example and draws not in (None, len(ids)):
+        if per_example and draws not in (None, rows):
             raise StateError(
                 "Weights drawn per example do not fit the minibatch",
-                found=f"{draws} draws for {len(ids)} examples",
+                found=f"{draws} draws for {rows} examples",
                 expected="one draw for each example",
                 remedy="Draw as many as the minibatch has rows.",
             )

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from bhpeft.models.packing import SEPARATOR, joined, room
+
 # Padded tokens over real ones that a minibatch may have before it is cut.
 PADDED = 1.1
 
@@ -27,6 +29,8 @@ def encode(
     """
     if not texts:
         return []
+    if any(SEPARATOR in text for text in texts):
+        return [_encode_packed(tokenizer, text, max_length) for text in texts]
     encoded: list[list[int]] = tokenizer(
         list(texts),
         truncation=True,
@@ -35,6 +39,23 @@ def encode(
         return_token_type_ids=False,
     )["input_ids"]
     return [ids or [tokenizer.pad_token_id] for ids in encoded]
+
+
+def _encode_packed(tokenizer: PreTrainedTokenizerBase, text: str, most: int) -> list[int]:
+    """Return the tokens of a question and its answers, no answer longer than half of `most`."""
+    asked, *answers = text.split(SEPARATOR)
+    pad = int(tokenizer.pad_token_id)
+    options = {"truncation": False, "return_attention_mask": False, "verbose": False}
+    question = [token for token in tokenizer(asked, **options)["input_ids"] if token != pad]
+    said = [
+        [
+            token
+            for token in tokenizer(f" {one}", add_special_tokens=False, **options)["input_ids"]
+            if token != pad
+        ][: max(1, most // 2)]
+        for one in answers
+    ]
+    return joined(room(question, said, most), said, pad)
 
 
 def collate(

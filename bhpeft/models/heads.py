@@ -28,14 +28,20 @@ class Head(Protocol):
         pooling: which pooling it reads, where it is not free to read any; else empty.
         width: d, the size of what it reads.
         rows: its weights that have a row for each label.
+        several: whether the model reads several sequences for a row.
     """
 
     pooling: str
     width: int
     rows: tuple[str, ...]
+    several: bool
 
     def __call__(self, pooled: Tensor, minibatch: Mapping[str, Tensor]) -> Tensor:
         """Map pooled (rows, d), or (rows, T, d) where nothing is pooled, to (rows, outputs)."""
+        ...
+
+    def reads(self, minibatch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the sequences the model reads for a minibatch: its rows, or several for each."""
         ...
 
     def sites(self) -> list[Site]:
@@ -56,6 +62,7 @@ class LinearHead(nn.Module):
 
     pooling = ""
     rows: tuple[str, ...] = ("head.weight", "head.bias")
+    several = False
 
     def __init__(self, base: LoadedBase, outputs: int, generator: Generator):
         super().__init__()
@@ -63,6 +70,10 @@ class LinearHead(nn.Module):
         start = HEAD_STD * torch.randn(outputs, self.width, generator=generator)
         self.weight = nn.Parameter(start.to(base.model.device))
         self.bias = nn.Parameter(torch.zeros(outputs, device=base.model.device))
+
+    def reads(self, minibatch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the minibatch: the model reads its rows."""
+        return minibatch
 
     def forward(self, pooled: Tensor, minibatch: Mapping[str, Tensor]) -> Tensor:
         """Map pooled (rows, d) to (rows, outputs)."""
@@ -109,12 +120,17 @@ class WordHead(nn.Module):
 
     pooling = "last"
     rows: tuple[str, ...] = ()
+    several = False
 
     def __init__(self, base: LoadedBase, words: Sequence[str]):
         super().__init__()
         self.width = int(base.model.config.hidden_size)
         weight = vocabulary_of(base)[tokens_of(base, words)].detach().float()
         self.register_buffer("weight", weight)
+
+    def reads(self, minibatch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the minibatch: the model reads its rows."""
+        return minibatch
 
     def forward(self, pooled: Tensor, minibatch: Mapping[str, Tensor]) -> Tensor:
         """Map pooled (rows, d) to the logits of the words (rows, len(words))."""

@@ -27,11 +27,16 @@ class TokenHead(nn.Module):
 
     pooling = "every"
     rows: tuple[str, ...] = ()
+    several = False
 
     def __init__(self, base: LoadedBase):
         super().__init__()
         self.width = int(base.model.config.hidden_size)
         self.register_buffer("weight", vocabulary_of(base).detach(), persistent=False)
+
+    def reads(self, minibatch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the minibatch: the model reads its rows."""
+        return minibatch
 
     def forward(self, hidden: Tensor, minibatch: Mapping[str, Tensor]) -> Tensor:
         """Map hidden (S·B, T, d) to (S·B, 4).
@@ -42,8 +47,25 @@ class TokenHead(nn.Module):
         """
         ids = minibatch["input_ids"].to(hidden.device)
         real = minibatch["attention_mask"].to(hidden.device).bool()
+        sums, tokens = self.sums(hidden, ids, real[:, 1:] & real[:, :-1])
+        likelihood, own, whole = sums.flatten(0, 1).unbind(-1)
+        many = tokens.clamp(min=1)
+        return torch.stack([likelihood, tokens, own / many, whole / many], dim=-1)
+
+    def sums(self, hidden: Tensor, ids: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is said of some tokens of each row, summed.
+
+        Args:
+            hidden: (S·B, T, d).
+            ids: (B, T).
+            predicted: (B, T − 1) bool, whether the token after each place counts.
+
+        Returns:
+            (S, B, 3), log-likelihood and the entropies under the draw and all draws; and (S·B,), of
+            how many tokens.
+        """
         rows, draws = len(ids), len(hidden) // len(ids)
-        row, place = torch.nonzero(real[:, 1:] & real[:, :-1], as_tuple=True)
+        row, place = torch.nonzero(predicted, as_tuple=True)
         states = hidden.reshape(draws, rows, *hidden.shape[1:])[:, row, place]
         words = ids[row, place + 1]
         pieces = []
@@ -58,10 +80,7 @@ class TokenHead(nn.Module):
         sums = hidden.new_zeros(draws, rows, 3, dtype=torch.float32)
         if pieces:
             sums = sums.index_add(1, row, torch.cat(pieces, dim=1))
-        tokens = tile(torch.bincount(row, minlength=rows).float(), draws)
-        likelihood, own, whole = sums.flatten(0, 1).unbind(-1)
-        many = tokens.clamp(min=1)
-        return torch.stack([likelihood, tokens, own / many, whole / many], dim=-1)
+        return sums, tile(torch.bincount(row, minlength=rows).float(), draws)
 
     def sites(self) -> list[Site]:
         """Return nothing: the output rows are frozen."""

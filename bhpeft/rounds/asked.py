@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from bhpeft.data.contract import Contract
+from bhpeft.data.options import options_in, options_there
 from bhpeft.learning.predict import Predictor
 from bhpeft.tasks import Task
-from bhpeft.tasks.choice import is_there
 
 
 def inputs_of(predicted: Task, rows: pd.DataFrame, contract: Contract) -> list[Any]:
     """Return what a model is given of each row: its text, with its options if it has some."""
-    options = rows[list(contract.options)].to_numpy(dtype=object).tolist()
+    options = options_in(rows, contract)
     return predicted.inputs(rows[contract.text].tolist(), options, contract.labels)
 
 
@@ -30,7 +30,7 @@ def options_of(rows: pd.DataFrame, contract: Contract, known: np.ndarray) -> np.
     """
     if not contract.options:
         return known
-    return rows[list(contract.options)].map(is_there).sum(axis=1).to_numpy(dtype=np.int64)
+    return options_there(rows, contract).sum(axis=1).astype(np.int64)
 
 
 def targets_of(predicted: Task, rows: pd.DataFrame, contract: Contract) -> np.ndarray:

@@ -79,7 +79,7 @@ def prequential(
     known = predictor.task.scored(
         memory.probabilities, targets_of(predictor.task, memory.rows, contract)
     )
-    new = predictor.task.scored(predictor.probabilities(selection.texts), selection.targets)
+    new = predictor.task.scored(selection.said(predictor), selection.targets)
     here, there = new.signals["nll"], known.signals["nll"]
     error = np.sqrt(here.var(ddof=1) / len(here) + there.var(ddof=1) / len(there))
     gap = float(here.mean() - there.mean())

@@ -24,7 +24,7 @@ from bhpeft.methods import block_of
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.feature_table import with_features
 from bhpeft.posterior import MeanField, power_prior, std_at_bounds
-from bhpeft.rounds.asked import inputs_of, targets_of
+from bhpeft.rounds.asked import inputs_of, options_of, targets_of
 from bhpeft.rounds.forgetting import prequential, rhos
 from bhpeft.rounds.intake import Intake
 from bhpeft.rounds.memory import Memory
@@ -196,7 +196,10 @@ def _selection(stream: Stream, intake: Intake, parent: AdapterState | None) -> S
     if rows.empty:
         return Selection((), np.empty(0, dtype=np.int64))
     predicted = spec.predicted
-    return Selection(inputs_of(predicted, rows, contract), targets_of(predicted, rows, contract))
+    options = options_of(rows, contract, np.full(len(rows), intake.labels))
+    return Selection(
+        inputs_of(predicted, rows, contract), targets_of(predicted, rows, contract), options
+    )
 
 
 def _described(

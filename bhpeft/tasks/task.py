@@ -30,6 +30,7 @@ class Needs:
         types: the logical types its column may have.
         listed: whether the contract must list its values.
         options: the role of the columns an answer chooses from, one for each listed value.
+        option_list: the role of one column instead, with a list of options in each row.
     """
 
     roles: tuple[str, ...]
@@ -37,6 +38,7 @@ class Needs:
     types: tuple[str, ...]
     listed: bool
     options: str = ""
+    option_list: str = ""
 
 
 class Task(Protocol):

@@ -14,6 +14,7 @@ from bhpeft.data.contract import Contract, load_contract
 from bhpeft.data.infer import infer_contract
 from bhpeft.data.land import land
 from bhpeft.errors import BatchError, ContractFileError
+from bhpeft.tasks import task
 from tests.data.conftest import odcs_json_schema
 
 
@@ -114,3 +115,56 @@ def test_a_sample_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     for name in ("a.parquet", "missing.csv", "a.docx"):
         with pytest.raises(BatchError, match="cannot be read"):
             infer_contract(tmp_path / name, "shop")
+
+
+def asked(folder: Path, text: str, kind: str) -> Contract:
+    """Check a contract against the standard and load it for a task."""
+    jsonschema.validate(yaml.safe_load(text), odcs_json_schema())
+    path = folder / "inferred.odcs.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_contract(path, task(kind).needs)
+
+
+@pytest.mark.parametrize("kind", ["regression", "choice", "causal_lm"])
+def test_every_task_has_a_template_that_loads(tmp_path: Path, kind: str) -> None:
+    needs = task(kind).needs
+    contract = asked(tmp_path, infer_contract(None, "mine", needs=needs), kind)
+    assert contract.text == needs.roles[0]
+    assert contract.option_list == (kind == "choice")
+    assert bool(contract.label) == (kind != "causal_lm")
+
+
+def test_a_sample_shows_which_number_is_predicted(tmp_path: Path) -> None:
+    """One that is called like it before any other; texts alone are enough for a language model."""
+    sample = tmp_path / "sample.parquet"
+    pq.write_table(shop_reviews(), sample)
+    text = infer_contract(sample, "shop", needs=task("regression").needs)
+    contract = asked(tmp_path, text, "regression")
+    assert (contract.text, contract.label, contract.labels) == ("body", "stars", ())
+    assert land(sample, tmp_path / "landing", contract, "shop").rows == 60
+    text = infer_contract(sample, "shop", needs=task("causal_lm").needs)
+    contract = asked(tmp_path, text, "causal_lm")
+    assert (contract.text, contract.label) == ("body", "")
+
+
+def test_a_sample_of_questions_shows_its_lists_of_options(tmp_path: Path) -> None:
+    rows = 60
+    table = pa.table(
+        {
+            "question": [
+                f"which of these is wet, and has been since {row}?" for row in range(rows)
+            ],
+            "choices": [["sea", f"sand {row}", "sky"] for row in range(rows)],
+            "answer": ["ABC"[row % 3] for row in range(rows)],
+        }
+    )
+    sample = tmp_path / "sample.parquet"
+    pq.write_table(table, sample)
+    text = infer_contract(sample, "quiz", needs=task("choice").needs)
+    contract = asked(tmp_path, text, "choice")
+    assert (contract.text, contract.options, contract.label) == ("question", ("choices",), "answer")
+    assert contract.labels == ("A", "B", "C")
+    assert land(sample, tmp_path / "landing", contract, "quiz").rows == rows
+    pq.write_table(table.drop(["choices"]), sample)
+    with pytest.raises(ContractFileError, match=r"could be the options.*by hand"):
+        infer_contract(sample, "quiz", needs=task("choice").needs)

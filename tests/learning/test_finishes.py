@@ -18,6 +18,7 @@ from bhpeft.learning.predict import Predictor
 from bhpeft.learning.problem import Task
 from bhpeft.learning.state import AdapterState
 from bhpeft.learning.variants import BH_PEFT, ENSEMBLE, VARIANTS, Variant
+from bhpeft.posterior import unflatten
 from bhpeft.posterior.elbo import optimal_std
 from tests import tiny
 from tests.learning import problems
@@ -74,6 +75,22 @@ def test_the_best_temperature_undoes_an_overconfident_scale() -> None:
     assert found == pytest.approx(3.0, rel=0.03)
 
 
+def test_a_label_that_a_row_may_not_choose_stays_impossible_at_any_temperature(
+    tmp_path: Path,
+) -> None:
+    """Half the rows choose among two of three labels; T is what their own two say, 3."""
+    source = tiny.generator(2)
+    logits = 2 * torch.randn(20_000, 3, generator=source, dtype=torch.float64)
+    logits[::2, 2] = -torch.inf
+    targets = torch.multinomial(logits.softmax(-1), 1, generator=source).squeeze(1)
+    found = best_temperature((3 * logits).log_softmax(-1)[None], targets)
+    assert found == pytest.approx(3.0, rel=0.03)
+    task = problem(tmp_path, "temperature", epochs=1)
+    options = np.ones(len(TEXTS), dtype=np.int64)
+    said = replace(SELECTION, options=options).said(Predictor(task.model, task.start))
+    assert (said == np.array([1.0, 0.0])).all()
+
+
 def test_a_temperature_never_makes_the_selection_rows_worse_nor_changes_a_label(
     tmp_path: Path,
 ) -> None:
@@ -115,10 +132,11 @@ def test_laplaces_sigma_is_the_optimum_of_the_elbo_at_the_mode(tmp_path: Path) -
     texts = problems.texts(len(task.rows))
     pooled: list[torch.Tensor] = []
     hook = task.model.head.register_forward_pre_hook(lambda _, args: pooled.append(args[0]))
-    probs = torch.from_numpy(Predictor(task.model, state).probabilities(texts, 0)[0])
+    Predictor(task.model, state).probabilities(texts, 0)
     hook.remove()
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    weight, _ = head_curvature(pooled[0].double(), probs[order])
+    rows, head = torch.cat(pooled), unflatten(state.posterior.mean, state.posterior.shapes)
+    probs = (rows @ head["head.weight"].t() + head["head.bias"]).softmax(-1)
+    weight, _ = head_curvature(rows.double(), probs.double())
     std = state.posterior.std
     names = list(state.posterior.shapes)
     assert names == ["head.bias", "head.weight"]

@@ -25,6 +25,7 @@ from tests.rounds.conftest import Chain, Steps, begin
 from tests.rounds.reviews import CONTRACT, reviews
 from tests.tasks.questions import CONTRACT as QUESTIONS
 from tests.tasks.questions import questions
+from tests.tasks.test_choice import LISTED
 
 # Every gate judges these small sets and none refuses: what is tried is that they can judge.
 LENIENT: dict[str, Any] = {
@@ -293,6 +294,55 @@ def test_smollm2_answers_questions_round_after_round(registry: Registry, tmp_pat
     assert frame["entropy"][0] <= np.log(2) + 1e-9
 
 
+def language_model(folder: Path) -> str:
+    """Save a tiny causal language model and return where."""
+    model = tiny.base("llama").model
+    model.config.tie_word_embeddings = True
+    model.save_pretrained(folder / "base")
+    tiny.tokenizer().save_pretrained(folder / "base")
+    return str(folder / "base")
+
+
+def word_questions(seed: int, rows: int = 60) -> pd.DataFrame:
+    """Return questions of words, with two or three options in a list; one word is always right."""
+    random = np.random.default_rng(seed)
+    found = []
+    for row in range(rows):
+        options = [f"w{random.integers(10, 30)} w{row % 5 + 40}" for _ in range(2 + row % 2)]
+        right = int(random.integers(len(options)))
+        options[right] = f"w7 w{row % 5 + 40}"
+        asked = f"w{random.integers(30, 60)} w{row % 30 + 30} {seed} {row}"
+        found.append((asked, options, "ABC"[right], "three" if row % 2 else "two"))
+    return pd.DataFrame(found, columns=["question", "options", "answer", "kind"])
+
+
+@pytest.mark.parametrize("variant", ["bh_peft", "temperature"])
+def test_whole_answers_in_lists_are_learned_judged_and_served(
+    registry: Registry, tmp_path: Path, variant: str
+) -> None:
+    """Two rounds of a tiny language model; hold-out rows with their lists travel in the version."""
+    chain = begin(registry, tmp_path, f"answers-{variant}")
+    chain.stream.contract.write_text(LISTED, encoding="utf-8")
+    asked = {"base": language_model(tmp_path), "layers": None}
+    learning = {"variant": variant, "plan": chain.stream.learning.plan | {"learning_rate": 2e-2}}
+    chain = chain.changed(
+        task=Predicted(name="choice", settings={"scoring": "answers"}),
+        model=chain.stream.model.model_copy(update=asked),
+        learning=chain.stream.learning.model_copy(update=learning),
+        data=chain.stream.data.model_copy(update={"holdout": 0.3, "replay_rows": 5}),
+        gates=LENIENT | {"accuracy": {"margin": 99.0, "min_rows": 10.0}},
+    )
+    for seed in (1, 2):
+        outcome = chain.learn(deliver(chain, word_questions(seed), f"q{seed}"), Steps())
+        assert outcome.decision == "promoted", outcome.reason
+    assert {v["gate"]: v["outcome"] for v in outcome.verdicts}["forgetting"] == "pass"
+    assert chain.state(2).spec.task_settings == {"scoring": "answers"}
+    frame = pd.DataFrame({"question": ["w33", "w44"], "options": [["w12", "w7"], ["w7", "w9"]]})
+    told = registry.load(chain.stream.name).predict(frame)
+    assert set(told["label"]) <= {"A", "B"}
+    assert (told["probability"] >= 0.5).all()
+
+
 PLAIN = """\
 apiVersion: v3.1.0
 kind: DataContract
@@ -317,11 +367,7 @@ def test_a_language_model_learns_texts_and_is_judged_by_its_tokens(
     """No accuracy anywhere; the first round is judged against the base itself."""
     chain = begin(registry, tmp_path, "texts")
     chain.stream.contract.write_text(PLAIN, encoding="utf-8")
-    model = tiny.base("llama").model
-    model.config.tie_word_embeddings = True
-    model.save_pretrained(tmp_path / "base")
-    tiny.tokenizer().save_pretrained(tmp_path / "base")
-    asked = {"base": str(tmp_path / "base"), "layers": None}
+    asked = {"base": language_model(tmp_path), "layers": None}
     chain = chain.changed(
         task=Predicted(name="causal_lm"),
         model=chain.stream.model.model_copy(update=asked),
