@@ -35,8 +35,10 @@ def main() -> int:
         for name in able:
             _run(name, asked, log, stack, stages)
     found = report.summary(report.read(log))
-    (asked.out / "chaos.json").write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    (asked.out / "chaos.json").write_text(text, encoding="utf-8")
     if asked.docs:
+        asked.docs.with_suffix(".json").write_text(text, encoding="utf-8")
         fleet = asked.out / "fleet.json"
         beside = json.loads(fleet.read_text()) if fleet.exists() else None
         asked.docs.write_text(
@@ -55,7 +57,9 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="the first run's")
     parser.add_argument("--story", action="append", choices=sorted(stories.STORIES))
     parser.add_argument("--out", type=Path, default=Path(".cache/chaos"), help="for the results")
-    parser.add_argument("--docs", type=Path, help="write the page with the results here")
+    parser.add_argument(
+        "--docs", type=Path, help="write the page with the results here, and its JSON beside it"
+    )
     asked = parser.parse_args()
     if unknown := sorted(set(asked.faults) - FAULTS.keys()):
         parser.error(f"no fault {', '.join(unknown)}; there are {', '.join(FAULTS)}")

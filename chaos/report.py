@@ -56,7 +56,8 @@ batches in parallel, one host killed with everything on it after {killed_after_r
 | the whole, servers and all | {seconds} s |
 | violations | {violations} |
 
-Done by second: {timeline}.
+Done by second: {timeline}. The machine
+was shared all the while, so no time here is a promise.
 
 """
 
