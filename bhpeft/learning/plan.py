@@ -34,7 +34,9 @@ class Plan:
         patience: the round ends early when the loss over an epoch (−ELBO/N) has not fallen by
             `PLATEAU` for so many epochs; one last epoch brings the learning rates down to zero.
             Never before σ can have arrived. 0 trains all epochs.
-        learning_rate: of the means and the point weights.
+        learning_rate: of the means and the point weights. A Bayesian round of fewer than about a
+            hundred steps wants a larger one: 160 film reviews in 80 steps (one seed) were learned
+            to accuracy 0.72 and NLL 0.63 at 2e-3, to 0.76 and 0.55 at 5e-3.
         rho_learning_rate: of rho; larger, since rho ≈ log σ has to travel several units while the
             means move by fractions of one. A small one makes first rounds longer, and better: on
             780 sentences (one seed) 0.02 took six epochs to NLL 0.44, 0.05 three to 0.51.

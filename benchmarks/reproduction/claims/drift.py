@@ -15,6 +15,8 @@ from benchmarks.reproduction.statistics import difference_over_seeds, over_seeds
 SEEDS, BEFORE, AFTER, ROWS, TEST = (0, 1, 2), 2, 3, 120, 150
 # What counts as recovered: this share of the accuracy before the drift, on what holds now.
 RECOVERED = 0.95
+# Faster is by half a round in the mean.
+FEWER = -0.5
 MORE: dict[str, Any] = {"plan": {"rho_learning_rate": 0.1}, "least_steps": 56}
 # A few dozen steps are too few for ours at the plan's 2e-3: see R5.
 OURS = ours(SHORT, plan={"rho_learning_rate": 0.1, "learning_rate": 5e-3}, least_steps=56)
@@ -47,7 +49,7 @@ def cells(quick: bool) -> list[Cell]:
 
 def judge(quick: bool, find: Find) -> Judged:
     """Return how many rounds each way needs to recover, and what it forgets."""
-    criteria, tables, plots = [], [], []
+    criteria, tables, plots, said = [], [], [], []
     seeds: set[int] = set()
     for drift in DRIFTS:
         seen = {
@@ -58,15 +60,18 @@ def judge(quick: bool, find: Find) -> Judged:
             }
             for way in _ways(drift, quick)
         }
+        seen = {way: found for way, found in seen.items() if found or way in (ADAPTIVE, FIXED)}
         shared = sorted(set.intersection(*(set(found) for found in seen.values())))
         if not shared:
+            said.append(f"{drift.capitalize()} was not run yet.")
             continue
         seeds |= set(shared)
         seen = {way: {s: found[s] for s in shared} for way, found in seen.items()}
         criteria += _criteria(drift, seen, shared)
         tables.append(_table(drift, seen))
+        said += [_at_the_end(drift, seen)]
         plots.append(_plot(drift, seen))
-    return Judged(criteria, sorted(seeds), tables, plots)
+    return Judged(criteria, sorted(seeds), tables, plots, said if criteria else [])
 
 
 def _ways(drift: str, quick: bool) -> list[str]:
@@ -114,17 +119,26 @@ def _criteria(
         Criterion(
             f"{drift}: rounds to recover, adaptive ρ − ρ = 1",
             difference_over_seeds(needed[ADAPTIVE], needed[FIXED]),
-            0.0,
+            FEWER,
             at_least=False,
-            decides=False,
         ),
     ]
-    if drift == "new domain":
+    if drift == "new domain" and TUNED in seen:
         old = {w: [100 * _at(seen[w][s], -1, "before") for s in seeds] for w in (ADAPTIVE, TUNED)}
         kept = difference_over_seeds(old[ADAPTIVE], old[TUNED])
         told = "new domain: accuracy kept of the old one, adaptive ρ − fine-tuning, points"
         found.append(Criterion(told, kept, 0.0))
     return found
+
+
+def _at_the_end(drift: str, seen: Mapping[str, Mapping[int, Result]]) -> str:
+    """Say how well each way knows what holds now, after the last round."""
+    known = {
+        way: 100 * np.mean([_at(one, -1, "now") for one in found.values()])
+        for way, found in seen.items()
+    }
+    told = ", ".join(f"{way} {accuracy:.0f} %" for way, accuracy in known.items())
+    return f"Accuracy at the end of the {drift}: {told}."
 
 
 def _table(drift: str, seen: Mapping[str, Mapping[int, Result]]) -> Table:
@@ -167,8 +181,8 @@ R6 = Claim(
     title="Forgetting that adapts to drift",
     claim="A power prior whose ρ is chosen by the data recovers from a drift that ρ = 1 drags "
     "behind, and forgets less than fine-tuning on (method §3).",
-    target="With adaptive ρ at most two rounds to recover, from a concept flip above all; after a "
-    "new domain more is kept of the old one than by fine-tuning on.",
+    target="At most two rounds to recover, and fewer than with ρ = 1, above all from a concept "
+    "flip; after a new domain more is kept of the old one than by fine-tuning on.",
     about=f"{BEFORE} rounds, then a drift, then {AFTER} of {ROWS} rows each, a fifth of them kept "
     f"to choose ρ by. Recovered: {RECOVERED:.0%} of the accuracy before the drift, on what "
     "holds now.",
