@@ -5,9 +5,10 @@ These are the keys of the stream file's `[data]` (`bhpeft.stream`), a frozen val
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -31,7 +32,9 @@ class Data(Section):
     holdout: float = Field(0.2, gt=0, lt=0.9, description="share of rows no training ever sees")
     selection: float = Field(0.1, ge=0, lt=0.9, description="share for choices no gate looks at")
     memory_rows: int = Field(500, ge=0, description="hold-out rows kept of each batch")
-    replay_rows: int = Field(0, ge=0, description="training rows of each batch to rehearse")
+    replay_rows: int | Literal["all"] = Field(
+        0, description="training rows of each batch to rehearse"
+    )
     memory_batches: int = Field(5, ge=1, description="batches whose hold-out rows are kept")
 
     @field_validator("landing", "delta")
@@ -44,6 +47,14 @@ class Data(Section):
                 "come from the environment or from files"
             )
         return address
+
+    @field_validator("replay_rows", mode="before")
+    @classmethod
+    def _some_or_all(cls, rows: Any) -> Any:
+        number = isinstance(rows, int) and not isinstance(rows, bool) and rows >= 0
+        if rows != "all" and not number:
+            raise ValueError('a number of rows, 0 or more, or "all"')
+        return rows
 
     @field_validator("expect_every")
     @classmethod
@@ -63,6 +74,13 @@ class Data(Section):
         if self.delta and "landing" in self.model_fields_set:
             raise ValueError("give either landing or delta, not both")
         return self
+
+    @property
+    def rehearsed(self) -> tuple[int, int]:
+        """Return how many training rows are kept of a batch, and of how many batches."""
+        if self.replay_rows == "all":
+            return sys.maxsize, sys.maxsize
+        return self.replay_rows, self.memory_batches
 
     @property
     def rhythm(self) -> timedelta | None:

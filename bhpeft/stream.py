@@ -79,6 +79,9 @@ class Learning(Section):
     )
     methods: tuple[str, ...] = ()
     start: Path | None = Field(None, description="a PEFT LoRA checkpoint the first round starts at")
+    start_as: Literal["prior", "version"] = Field(
+        "prior", description="learn on from it at once, or judge it first as it is"
+    )
     group: str = Field("", description="streams that share a population prior; see docs/methods.md")
     adapted_layers: int | None = Field(None, ge=1, description="adapt only the top n layers")
     kl_weight: float | None = Field(
@@ -117,6 +120,12 @@ class Learning(Section):
                 "a group starts at its population and shares posteriors: neither start nor "
                 "gaussian = false goes with it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_start(self) -> Learning:
+        if self.start_as == "version" and self.start is None:
+            raise ValueError('"version" needs a checkpoint: name its folder as learning.start')
         return self
 
     def settings_of(self, method: str) -> dict[str, Any]:
@@ -170,6 +179,15 @@ class Stream(Section):
     retry: Retry = Retry()
     notify: Notify = Notify()
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _counts_rows_once(self) -> Stream:
+        if self.data.replay_rows == "all" and self.learning.forgetting > 0:
+            raise ValueError(
+                'learning.forgetting = 0 beside replay_rows = "all": a round that learns all rows '
+                "again must not start from a posterior that knows them"
+            )
+        return self
 
     @field_validator("name")
     @classmethod

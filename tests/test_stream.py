@@ -122,6 +122,8 @@ def test_the_home_is_not_a_key_of_the_file(read: Read) -> None:
         ("[approval]\nexpires = 'a week'", "approval.expires"),
         ("[approval]\nnew_batch = 'skip'", "approval.new_batch"),
         ("[retry]\nattempts = 0", "retry.attempts"),
+        ('[learning]\nstart_as = "version"', "learning"),
+        ("[learning]\nforgetting = 1.1", "learning.forgetting"),
         ("[notify]\nblock = 'on-call'", "notify.block"),
         ("[notify]\non = ['drifted']", "notify.on.0"),
     ],
@@ -138,6 +140,17 @@ def test_the_shares_kept_from_training_must_leave_some_rows_to_train_on(read: Re
     text = LEAST.replace("[model]", "holdout = 0.8\nselection = 0.5\n[model]")
     with pytest.raises(StreamFileError, match=r"data does not fit.*less than 1"):
         read(text)
+
+
+def test_a_full_replay_forgets_what_it_learns_again(read: Read) -> None:
+    """Rows that are all learned again must not be in the prior too."""
+    text = LEAST.replace("[model]", 'replay_rows = "all"\n[model]')
+    with pytest.raises(StreamFileError, match=r"forgetting = 0 beside replay_rows"):
+        read(text)
+    stream = read(text + "[learning]\nforgetting = 0")
+    assert stream.data.rehearsed[0] > 10**9
+    with pytest.raises(StreamFileError, match=r"data\.replay_rows"):
+        read(LEAST.replace("[model]", "replay_rows = -1\n[model]"))
 
 
 def test_a_missing_section_is_named(read: Read) -> None:

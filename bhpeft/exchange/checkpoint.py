@@ -89,7 +89,8 @@ def write_checkpoint(checkpoint: Checkpoint, classifier: Mapping[str, Any], fold
     """Write a checkpoint, its head and what the head reads into `folder`, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(_plain(checkpoint.tensors), folder / TENSOR_FILE, metadata={"format": "pt"})
-    save_file(_plain(checkpoint.head), folder / HEAD_FILE)
+    if checkpoint.head:
+        save_file(_plain(checkpoint.head), folder / HEAD_FILE)
     for name, content in ((CONFIG_FILE, checkpoint.config), (CLASSIFIER_FILE, classifier)):
         text = json.dumps(dict(content), indent=2, sort_keys=True)
         (folder / name).write_text(text + "\n", encoding="utf-8")

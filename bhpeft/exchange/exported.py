@@ -9,6 +9,9 @@ and the labels it needs.
 
     hidden = PeftModel.from_pretrained(AutoModel.from_pretrained(base), folder)(**tokens)[0]
     logits = pooled(hidden) @ head["weight"].T + head["bias"]
+
+A temperature is divided into the head. A task that the language model itself answers has no head of
+ours: its checkpoint adapts `AutoModelForCausalLM`, whose logits are the answer.
 """
 
 from __future__ import annotations
@@ -52,11 +55,11 @@ def export_peft(state: AdapterState, folder: Path, draws: int = 0) -> Path:
     state.check_layout(model.shapes)
     predictor = Predictor(model, state)
     config, classifier = _config(model, state), _classifier(state)
-    write_checkpoint(_checkpoint(model, config, predictor.weights(0)), classifier, folder)
+    write_checkpoint(_checkpoint(model, config, predictor.weights(0), state), classifier, folder)
     drawn = predictor.weights(draws) if draws else {}
     for s in range(draws):
         one = {name: t[s] if t.ndim > len(model.shapes[name]) else t for name, t in drawn.items()}
-        write_checkpoint(_checkpoint(model, config, one), classifier, folder / f"draw-{s}")
+        write_checkpoint(_checkpoint(model, config, one, state), classifier, folder / f"draw-{s}")
     return folder
 
 
@@ -86,15 +89,26 @@ def _check_exchangeable(state: AdapterState, draws: int) -> None:
 
 
 def _checkpoint(
-    model: AdaptedModel, config: Mapping[str, Any], weights: Mapping[str, Tensor]
+    model: AdaptedModel,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    state: AdapterState,
 ) -> Checkpoint:
     tensors = {}
+    stem = PREFIX if _headed(model) else f"{PREFIX}{model.model.base_model_prefix}."
     with model.swapped(weights):
         for path, module in _adapted(model).items():
             for side, factor in (("A", module.a), ("B", module.outer)):
-                tensors[f"{PREFIX}{path}.lora_{side}.weight"] = factor.detach()
-    head = {leaf: weights[f"head.{leaf}"] for leaf in ("weight", "bias")}
+                tensors[f"{stem}{path}.lora_{side}.weight"] = factor.detach()
+    cold = state.spec.temperature
+    head = {leaf: weights[name] / cold for leaf, name in _headed(model).items()}
     return Checkpoint(config, tensors, head)
+
+
+def _headed(model: AdaptedModel) -> dict[str, str]:
+    """Return the names of the linear head's weights by their leaf; none of a language model's."""
+    leaves = ("weight", "bias")
+    return {leaf: f"head.{leaf}" for leaf in leaves if f"head.{leaf}" in model.shapes}
 
 
 def _config(model: AdaptedModel, state: AdapterState) -> dict[str, Any]:
@@ -103,7 +117,7 @@ def _config(model: AdaptedModel, state: AdapterState) -> dict[str, Any]:
     paths = list(_adapted(model))
     return {
         "peft_type": "LORA",
-        "task_type": "FEATURE_EXTRACTION",
+        "task_type": "FEATURE_EXTRACTION" if _headed(model) else "CAUSAL_LM",
         "base_model_name_or_path": state.spec.base,
         "revision": state.spec.revision or None,
         "r": lora.rank,

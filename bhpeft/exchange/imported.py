@@ -81,6 +81,8 @@ def state_from_peft(
     variant: Variant,
     texts: Sequence[str] = (),
     model: AdaptedModel | None = None,
+    *,
+    whole: bool = False,
 ) -> AdapterState:
     """Return the state before round 0 of a stream that starts from a LoRA checkpoint.
 
@@ -90,6 +92,7 @@ def state_from_peft(
         variant: which weights are Gaussian, and how wide their first prior and their start are.
         texts: a few rows, to measure keys and values on where there is a prefix beside the LoRA.
         model: built for that spec; made where it is not given. It gets the checkpoint's weights.
+        whole: whether it must be all there is to the model, because it is not to be learned on.
 
     Raises:
         CheckpointError: the checkpoint does not fit the base model or the labels.
@@ -98,6 +101,8 @@ def state_from_peft(
     imported = import_lora(folder)
     spec = replace(spec, methods={**spec.methods, "lora": asdict(imported.lora)})
     model = model or build_model(spec)
+    if whole:
+        _check_whole(model, imported)
     _put(model, imported.weights)
     state = first_state(model, spec, variant, texts, Generator().manual_seed(spec.seed))
     # Known before the first round: the checkpoint's weights, and nothing of those it does not hold.
@@ -107,6 +112,17 @@ def state_from_peft(
     }
     mean = flatten(centre, state.posterior.shapes)
     return replace(state, prior=replace(state.prior, mean=mean))
+
+
+def _check_whole(model: AdaptedModel, imported: Imported) -> None:
+    missing = [name for name in model.shapes if name not in imported.weights]
+    if missing:
+        raise CheckpointError(
+            "The PEFT checkpoint is not all of the model, so it cannot be a version as it is",
+            found=f"nothing for {', '.join(missing[:3])}",
+            expected="LoRA's weights and a head that reads pooled hidden states",
+            remedy='Say start_as = "prior", and the first round learns the rest.',
+        )
 
 
 @torch.no_grad()

@@ -1,17 +1,27 @@
-"""Learn a batch completely: every member of an ensemble, then what the variant does afterwards."""
+"""Learn a batch completely: every member of an ensemble, then what the variant does afterwards.
+
+A first round's prefix may be learned through a network (`bhpeft.learning.projection`), and a KL
+that the variant averages over weights becomes the sum it is, with the λ that implies.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Generator
 
+from bhpeft.errors import ConfigError
 from bhpeft.learning.finishes import FINISHES, Selection
 from bhpeft.learning.fit import Fitted, Watch, fit
+from bhpeft.learning.look import curvature
 from bhpeft.learning.members import joined, member
 from bhpeft.learning.problem import Task
+from bhpeft.learning.projection import ejected, entered, projection_of
+from bhpeft.learning.state import layout
+from bhpeft.posterior import flatten, online_precision, unflatten
 
 # As `bhpeft.learning.fit.fit`.
 Fit = Callable[[Task, Generator, Watch | None, Path | None], Fitted]
@@ -41,7 +51,7 @@ def complete(
     """
     count = task.start.spec.members
     found = [
-        fit(replace(task, start=member(task.start, index)), generator, watch, kept)
+        _learned(replace(task, start=member(task.start, index)), generator, watch, kept, fit)
         for index in range(count)
     ]
     whole = replace(
@@ -53,3 +63,56 @@ def complete(
     if not task.variant.finish:
         return whole
     return replace(whole, state=FINISHES[task.variant.finish](whole.state, task, selection))
+
+
+def unchanged(task: Task, generator: Generator, selection: Selection) -> Fitted:
+    """Return the round's start as it is, with all a look at the rows says of it.
+
+    The mean weights say what they said before. A posterior's σ is found without training, and the
+    point weights are anchored by the curvature the rows give them, as if they had been learned.
+
+    Args:
+        task: a first round, whose start is worth keeping: a checkpoint learned elsewhere.
+        generator: the source of draws and of the order of rows.
+        selection: rows kept for choices that no gate looks at.
+
+    Raises:
+        ConfigError: there is nothing to find a σ of or with, or there are several members.
+    """
+    if task.start.spec.members > 1:
+        raise ConfigError(
+            "One checkpoint is no ensemble",
+            found=f"{task.start.spec.members} members, of which one was learned",
+            remedy='Say start_as = "prior", or use another variant.',
+        )
+    began = time.monotonic()
+    task, start = _with_lambda(task), task.start
+    _, one_row = curvature(task, generator)
+    shapes, lam = layout(start.point), task.variant.kl_weight
+    anchor = online_precision(
+        flatten(start.precision, shapes), one_row, len(task.rows), kl_weight=lam
+    )
+    state = replace(start, precision=unflatten(anchor, shapes))
+    finish = task.variant.finish or ("training_free" if start.posterior.size else "")
+    if finish:
+        state = FINISHES[finish](state, task, selection)
+    seconds = time.monotonic() - began
+    return Fitted(state, [], 0, 0, seconds, travel_met=None, kl_weight=lam)
+
+
+def _learned(
+    task: Task, generator: Generator, watch: Watch | None, kept: Path | None, fit: Fit
+) -> Fitted:
+    """Learn one member, through the prefix's network where the round has one."""
+    projection = projection_of(task)
+    if projection is None:
+        return fit(_with_lambda(task), generator, watch, kept)
+    inside = _with_lambda(entered(task, projection, generator))
+    found = fit(inside, generator, watch, kept)
+    return replace(found, state=ejected(task, inside, projection, found.state, generator))
+
+
+def _with_lambda(task: Task) -> Task:
+    """Return the round with the λ its rows and weights imply, where the variant averages its KL."""
+    chosen = task.variant.summed(len(task.rows), task.start.posterior.size)
+    return replace(task, variant=chosen)

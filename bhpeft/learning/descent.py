@@ -190,6 +190,8 @@ class Descent:
         points = unflatten(point, layout(self.task.start.point))
         left_out = self._left_out(len(minibatch["labels"]))
         weights = unflatten(draw, self.prior.shapes) | points | dropped(points, left_out)
+        if self.task.projection is not None:
+            weights = self.task.projection.realised(weights)
         # One scope for both passes: checkpointed layers are computed again in the backward pass
         # and must find the weights of this draw there.
         with model.swapped(weights):

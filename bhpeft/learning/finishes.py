@@ -2,6 +2,7 @@
 
     temperature   logits are divided by the T that makes the selection rows' NLL least
     laplace       σ of the Gaussian head from the curvature at its mode, last-layer Laplace
+    training_free one σ for all noise of a LoRA, by the selection rows (`training_free.py`)
 
 Sources: Guo et al. 2017 (arXiv 1706.04599) for temperature scaling; Daxberger et al. 2021 (arXiv
 2106.14806) for Laplace on the last layer, here with the diagonal of the exact GGN.
@@ -20,6 +21,7 @@ from bhpeft.errors import ConfigError
 from bhpeft.learning.predict import Predictor
 from bhpeft.learning.problem import Task
 from bhpeft.learning.state import AdapterState
+from bhpeft.learning.training_free import training_free
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.posterior import SCALES, unflatten
 
@@ -42,6 +44,11 @@ class Selection:
     texts: Sequence[str]
     targets: np.ndarray
     options: np.ndarray | None = None
+
+    def first(self, most: int) -> Selection:
+        """Return so many of the rows at most."""
+        options = None if self.options is None else self.options[:most]
+        return Selection(self.texts[:most], self.targets[:most], options)
 
     def nll(self, model: AdaptedModel, state: AdapterState) -> float:
         """Return a state's mean NLL on the rows, in nats."""
@@ -126,7 +133,11 @@ def laplace(state: AdapterState, task: Task, selection: Selection) -> AdapterSta
     return replace(state, posterior=replace(q, rho=SCALES[q.scale].rho(std)))
 
 
-FINISHES: dict[str, Finish] = {"temperature": temperature, "laplace": laplace}
+FINISHES: dict[str, Finish] = {
+    "temperature": temperature,
+    "laplace": laplace,
+    "training_free": training_free,
+}
 
 
 def head_curvature(pooled: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:

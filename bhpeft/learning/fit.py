@@ -42,6 +42,7 @@ class Fitted:
         steps, epochs, seconds: how long it took.
         travel_met: whether rho could have reached its optimum; None where nothing is Gaussian.
         settled: whether it ended early because the loss had stopped falling.
+        kl_weight: the λ it was learned under.
     """
 
     state: AdapterState
@@ -51,6 +52,7 @@ class Fitted:
     seconds: float
     travel_met: bool | None
     settled: bool = False
+    kl_weight: float = 1.0
 
 
 def fit(
@@ -92,6 +94,7 @@ def fit(
         seconds=time.monotonic() - began,
         travel_met=course.travel_met,
         settled=course.settled,
+        kl_weight=task.variant.kl_weight,
     )
 
 

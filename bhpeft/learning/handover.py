@@ -7,7 +7,7 @@ not, `start` is a state like any version's, and the rows are the token table on 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter
@@ -19,6 +19,7 @@ from bhpeft.learning.build import build_model
 from bhpeft.learning.fit import Fitted
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.problem import Task
+from bhpeft.learning.projection import TABLE, projection_of
 from bhpeft.learning.ranks import Ranks
 from bhpeft.learning.state import AdapterState
 from bhpeft.learning.variants import Variant
@@ -113,6 +114,8 @@ def taken_over(folder: Path, ranks: Ranks) -> tuple[Task, Generator, Path | None
         predicted=start.spec.predicted,
         ranks=ranks,
     )
+    if TABLE in start.point:
+        task = replace(task, projection=projection_of(task))
     return task, generator, problem.kept
 
 

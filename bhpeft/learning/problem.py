@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from bhpeft import tasks
 from bhpeft.learning.plan import Plan
@@ -14,6 +15,9 @@ from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.together import Table, TablesTogether
 from bhpeft.posterior import MeanField
 from bhpeft.posterior.elbo import blob_kl_weights, warmup
+
+if TYPE_CHECKING:
+    from bhpeft.learning.projection import Projection
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Task:
         forgetting: ρ, by which the anchor of the point weights ages too.
         predicted: what is predicted, which says what the NLL of a row is.
         ranks: which of the processes that learn it together this one is.
+        projection: the network that makes the model's prefix of the weights that are learned.
     """
 
     model: AdaptedModel
@@ -43,6 +48,7 @@ class Task:
     forgetting: float = 1.0
     predicted: tasks.Task = field(default_factory=tasks.Classification)
     ranks: Ranks = ALONE
+    projection: Projection | None = None
 
     @property
     def steps_an_epoch(self) -> int:

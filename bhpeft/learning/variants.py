@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import sqrt
+from typing import Any
 
 from bhpeft.plugins import resolve
 
@@ -60,6 +61,8 @@ class Variant:
         mean_step, rho_step: factors on the plan's learning rates of mean and rho, whose units are
             the optimiser's and the scale's own.
         kl_weight: λ of the objective, constant over rounds.
+        kl_mean: the KL is averaged over weights instead of summed and divided by the rows, as
+            published: then `kl_weight` is that mean's factor, and λ follows from it (`summed`).
         parameterisation: which factors of a low-rank map are learned, for the methods that have
             one; a key of `bhpeft.methods.PARAMETERISATIONS`.
         decays: point weights have the prior N(0, width²) too, as weight decay: MAP.
@@ -67,6 +70,7 @@ class Variant:
         dropout: by part, the share of inputs that each draw leaves out: MC-dropout.
         finish: what is done after the descent, a key of `bhpeft.learning.finishes.FINISHES`.
         methods: the PEFT methods the variant is published with.
+        settings: theirs by method, where they are not the method's own defaults.
     """
 
     name: str
@@ -82,11 +86,13 @@ class Variant:
     mean_step: float = 1.0
     rho_step: float = 1.0
     kl_weight: float = 1.0
+    kl_mean: bool = False
     parameterisation: str = "blob"
     decays: bool = False
     members: int = 1
     dropout: Mapping[str, float] = field(default_factory=dict)
     finish: str = ""
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def kl_by_sgd(self) -> bool:
@@ -96,6 +102,21 @@ class Variant:
     def point(self) -> Variant:
         """Return the same system as a point estimate: maximum likelihood, no posterior."""
         return replace(self, name=f"{self.name}_point", gaussian=frozenset())
+
+    def summed(self, rows: int, weights: int) -> Variant:
+        """Return the same objective with λ itself in front of the KL's sum over rows.
+
+        c · mean_j KL_j = (λ/N) · Σ_j KL_j for λ = c·N/P, another one for each batch and model:
+        which is why it is no default (method notes §4, "λ growing with N_t").
+
+        Args:
+            rows: N, the round's training rows.
+            weights: P, how many are Gaussian.
+        """
+        if not self.kl_mean:
+            return self
+        implied = self.kl_weight * rows / weights if weights else self.kl_weight
+        return replace(self, kl_weight=implied, kl_mean=False)
 
     def prior_std(self, part: str, fan_in: int, measured: float | None) -> float:
         """Return the first prior's σ for a weight of `part`."""
@@ -110,6 +131,7 @@ INPUT_SIDE = frozenset(
         "adapter.down",
         "prefix.key",
         "prefix.value",
+        "prefix.first",
         "prompt.embedding",
         "bitfit.delta",
         "houlsby.down",
@@ -172,13 +194,13 @@ BLOB = Variant(
 BH_PEFT_LINEAR = replace(
     BH_PEFT,
     name="bh_peft_linear",
-    gaussian=INPUT_SIDE | {"lora.b", "adapter.up"},
+    gaussian=INPUT_SIDE | {"lora.b", "adapter.up", "houlsby.up"},
     parameterisation="linear",
 )
 BH_PEFT_CORE = replace(
     BH_PEFT,
     name="bh_peft_core",
-    gaussian=INPUT_SIDE | {"lora.core", "adapter.core"},
+    gaussian=INPUT_SIDE | {"lora.core", "adapter.core", "houlsby.core"},
     parameterisation="core",
 )
 
@@ -190,6 +212,24 @@ BORA = replace(
     gaussian=BH_PEFT_LINEAR.gaussian | {"head.weight", "head.bias", "head.log_variance"},
     prior={**BH_PEFT.prior, "head.weight": Width(HEAD_STD), "head.bias": Width(HEAD_STD)},
     methods=("lora",),
+)
+
+# The authors' own: adapters beside every feed-forward block and a prefix of 30 in every attention,
+# learned through its network in the first round; N(0, 0.1²) on the down-projections and on the
+# network's first matrix, then on the keys and values it leaves; 0.001 times the mean KL. Which λ
+# that is, is logged for each round: 2e-6 for 500 rows of MiniLM's adapters and prefix network.
+BH_PEFT_PAPER = replace(
+    BH_PEFT,
+    name="bh_peft_paper",
+    gaussian=frozenset({"adapter.down", "prefix.first", "prefix.key", "prefix.value"}),
+    prior={},
+    methods=("adapter", "prefix"),
+    settings={
+        "adapter": {"bottleneck": 8, "scale": 4.0},
+        "prefix": {"length": 30, "projection": 512},
+    },
+    kl_weight=1e-3,
+    kl_mean=True,
 )
 
 # What a Bayesian variant has to be better than; all of them on the same methods.
@@ -219,6 +259,16 @@ LAPLACE = replace(
     finish="laplace",
 )
 
+# A point estimate's LoRA made Bayesian afterwards: A goes to its mode, σ is found by looking.
+TFB = replace(
+    MAP,
+    name="tfb",
+    gaussian=frozenset({"lora.a"}),
+    methods=("lora",),
+    estimator="mean",
+    finish="training_free",
+)
+
 # Another optimiser on the very problem of ours. Published on LoRA's A and B both; on 500 sentences
 # of reviews (MiniLM, one seed, λ = 1) that gave accuracy 0.733 and NLL 0.527 where A alone gave
 # 0.781 and 0.457. Its rates are the plan's in its own units: α = 0.05, and 1 − β₂ = 0.01, since a
@@ -228,8 +278,8 @@ IVON = replace(BH_PEFT, name="ivon", optimiser="ivon", mean_step=25.0, rho_step=
 VARIANTS: dict[str, Variant] = {
     one.name: one
     for one in (
-        *(BH_PEFT, BH_PEFT_HEAD, BLOB, BH_PEFT_LINEAR, BH_PEFT_CORE, BORA),
-        *(POINT, MAP, MC_DROPOUT, ENSEMBLE, TEMPERATURE, LAPLACE, IVON),
+        *(BH_PEFT, BH_PEFT_HEAD, BH_PEFT_PAPER, BLOB, BH_PEFT_LINEAR, BH_PEFT_CORE, BORA),
+        *(POINT, MAP, MC_DROPOUT, ENSEMBLE, TEMPERATURE, LAPLACE, TFB, IVON),
     )
 }
 

@@ -24,25 +24,40 @@ from transformers import PreTrainedModel
 
 from bhpeft.errors import UnsupportedModel
 from bhpeft.methods.architectures import Architecture, Layers, chosen_layers, layers_of
+from bhpeft.methods.parameterisation import Names, Sizes, factor_sites, place_factors
 from bhpeft.methods.sampled import sampled_linear
 from bhpeft.methods.sites import Site
-from bhpeft.methods.start import beside, kaiming
+from bhpeft.methods.start import beside
+
+NAMES = Names(down="down", up="up")
 
 
 class SequentialBottleneck(nn.Module):
-    """The adapter's map y ↦ U gelu(D y + d) + u, in float32 whatever the dtype of y."""
+    """The adapter's map y ↦ U gelu(D y + d) + u, in float32 whatever the dtype of y.
 
-    def __init__(self, place: nn.Module, bottleneck: int, width: int, seed: Generator):
+    d stands on D's side: where D is frozen there is none, and the map is linear in what is learned.
+    """
+
+    down: Tensor
+    up: Tensor
+    core: Tensor | None
+    down_bias: Tensor | None
+
+    def __init__(self, place: nn.Module, width: int, settings: Houlsby, seed: Generator):
         super().__init__()
         self.active = True
-        self.down = beside(place, lambda: kaiming(bottleneck, width, seed))
-        self.down_bias = beside(place, lambda: torch.zeros(bottleneck))
-        self.up = beside(place, lambda: torch.zeros(width, bottleneck))
+        self.sizes = Sizes(width, settings.bottleneck, width)
+        place_factors(self, place, NAMES, self.sizes, settings.parameterisation, seed)
+        learned = isinstance(self.down, nn.Parameter)
+        shift = beside(place, lambda: torch.zeros(settings.bottleneck)) if learned else None
+        self.register_parameter("down_bias", shift)
         self.up_bias = beside(place, lambda: torch.zeros(width))
 
     def forward(self, y: Tensor) -> Tensor:
         """Map y (rows, …, d) to what is added to it."""
         low = F.gelu(sampled_linear(y.to(self.down.dtype), self.down, self.down_bias))
+        if self.core is not None:
+            low = sampled_linear(low, self.core)
         return sampled_linear(low, self.up, self.up_bias).to(y.dtype)
 
 
@@ -53,10 +68,12 @@ class Houlsby:
     Attributes:
         bottleneck: their inner width; the smallest of the paper's 8, 64 and 256.
         layers: None for all, n for the top n, or a tuple of indices.
+        parameterisation: which factors are learned, a key of `PARAMETERISATIONS`.
     """
 
     bottleneck: int = 8
     layers: Layers = None
+    parameterisation: str = "blob"
 
     def attach(
         self, model: PreTrainedModel, architecture: Architecture, generator: Generator
@@ -71,17 +88,17 @@ class Houlsby:
             for place, path in _projections(layers[index], architecture).items():
                 projection = layers[index].get_submodule(path)
                 width = model.config.hidden_size
-                adapter = SequentialBottleneck(projection, self.bottleneck, width, generator)
+                adapter = SequentialBottleneck(projection, width, self, generator)
                 layers[index].add_module(f"bhpeft_houlsby_{place}", adapter)
                 projection.register_forward_hook(_following(adapter))
-                yield from _sites(f"{index}.{place}.houlsby", adapter, width, index)
+                yield from _sites(f"{index}.{place}.houlsby", adapter, index)
 
 
-def _sites(name: str, adapter: SequentialBottleneck, width: int, layer: int) -> Iterator[Site]:
-    bottleneck = adapter.down_bias.numel()
-    fan_in = {"down": width, "down_bias": 1, "up": bottleneck, "up_bias": 1}
-    for leaf, inputs in fan_in.items():
-        yield Site(f"{name}.{leaf}", f"houlsby.{leaf}", adapter, leaf, inputs, layer)
+def _sites(name: str, adapter: SequentialBottleneck, layer: int) -> Iterator[Site]:
+    yield from factor_sites(adapter, name, "houlsby", NAMES, adapter.sizes, layer)
+    for leaf in ("down_bias", "up_bias"):
+        if adapter._parameters[leaf] is not None:
+            yield Site(f"{name}.{leaf}", f"houlsby.{leaf}", adapter, leaf, 1, layer)
 
 
 def _projections(layer: nn.Module, architecture: Architecture) -> dict[str, str]:

@@ -6,8 +6,11 @@ This goes through transformers' own seam (`bhpeft.methods.attention`). The prefi
 rotary positions and after the cache, so it has no position and a cached `generate` sees it once at
 each step.
 
-Source: Li & Liang 2021 (arXiv 2101.00190), in the flat form without their re-parameterising MLP:
-a posterior on that MLP would mean nothing once the rest of it moves (method notes §4).
+The model holds the flat form only. With `projection` the first round is learned through the
+re-parameterising network of Li & Liang, which makes these weights and is left behind
+(`bhpeft.learning.projection`).
+
+Source: Li & Liang 2021 (arXiv 2101.00190).
 """
 
 from __future__ import annotations
@@ -67,10 +70,13 @@ class Prefix:
     Attributes:
         length: prefix positions a layer.
         layers: None for all, n for the top n, or a tuple of indices.
+        projection: inner width of the network through which the first round learns the prefix
+            (Hugging Face's `prefix_projection` with `encoder_hidden_size`); 0 learns it flat.
     """
 
     length: int = 8
     layers: Layers = None
+    projection: int = 0
 
     def attach(
         self, model: PreTrainedModel, architecture: Architecture, generator: Generator

@@ -88,11 +88,9 @@ def take_in(
         learned: the champion's spec; None in round 0.
     """
     labels, predicted = known_to(batch, contract, learned), stream.task.value
-    split, data = fractions_of(stream), stream.data
+    split, (rows, batches) = fractions_of(stream), stream.data.rehearsed
     limit = limit_of(batch, split, Plan(**stream.learning.plan))
-    survey = Survey(
-        {"selection": MOST_HELD_ROWS, "holdout": MOST_HELD_ROWS, "train": data.replay_rows}
-    )
+    survey = Survey({"selection": MOST_HELD_ROWS, "holdout": MOST_HELD_ROWS, "train": rows})
     chunks = _training_chunks(stream, batch, contract, limit, labels, survey)
     train = TokenTable.build(
         chain(chunks, _rehearsed(predicted, replay, contract, learned)),
@@ -111,7 +109,7 @@ def take_in(
         contract=contract,
         train=train,
         own_rows=len(train) - len(replay.rows),
-        replay=replay.with_batch(batch.batch_id, survey.held("train"), data.memory_batches),
+        replay=replay.with_batch(batch.batch_id, survey.held("train"), batches),
         selection=survey.held("selection"),
         holdout=survey.held("holdout"),
         labels=labels,

@@ -182,6 +182,7 @@ def _metrics(trained: Trained, trial: Trial) -> dict[str, float]:
         "training/epochs": float(fitted.epochs),
         "training/seconds": fitted.seconds,
         "training/settled": float(fitted.settled),
+        "training/lambda": fitted.kl_weight,
     }
 
 

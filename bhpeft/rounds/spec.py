@@ -145,12 +145,13 @@ def _started(folder: Path, parent: AdapterState | None) -> dict[str, Any]:
 
 def _settings(stream: Stream, name: str) -> dict[str, Any]:
     """Return a method's complete settings, so that the state says them even if defaults change."""
-    settings = stream.learning.settings_of(name)
+    chosen = variant(stream.learning.variant)
+    settings = {**chosen.settings.get(name, {}), **stream.learning.settings_of(name)}
     made: Any = method(name, settings)
     # A prompt sits below all layers and has no choice of them.
     chooses = "layers" in asdict(made) and "layers" not in settings
     if chooses and stream.learning.adapted_layers is not None:
         made = replace(made, layers=stream.learning.adapted_layers)
     if "parameterisation" in asdict(made) and "parameterisation" not in settings:
-        made = replace(made, parameterisation=variant(stream.learning.variant).parameterisation)
+        made = replace(made, parameterisation=chosen.parameterisation)
     return asdict(made)

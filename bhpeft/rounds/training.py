@@ -12,7 +12,7 @@ from torch import Generator
 
 from bhpeft.data.batch import Batch
 from bhpeft.learning.build import first_state
-from bhpeft.learning.complete import Fit, complete
+from bhpeft.learning.complete import Fit, complete, unchanged
 from bhpeft.learning.finishes import Selection
 from bhpeft.learning.fit import Fitted, Task, Watch, fit
 from bhpeft.learning.members import with_members
@@ -129,10 +129,15 @@ def _trained(
             forgetting=rho,
             predicted=start.spec.predicted,
         )
-        fitted = complete(
-            problem, generator, selection, watch, stream.cache / "training", trainer_of(stream)
-        )
+        if parent is None and stream.learning.start_as == "version":
+            fitted = unchanged(problem, generator, selection)
+        else:
+            fitted = complete(
+                problem, generator, selection, watch, stream.cache / "training", trainer_of(stream)
+            )
     state = _described(fitted.state, stream, intake, chosen, rho)
+    # A first round may have turned its axes, and the base prior's with them.
+    prior = state.prior if parent is None else prior
     return Trained(state, prior, fitted, _health(state, prior, fitted))
 
 
@@ -173,7 +178,8 @@ def start_of(
     else:
         from bhpeft.exchange import state_from_peft
 
-        start = state_from_peft(stream.start, spec, chosen, texts, model)
+        whole = stream.learning.start_as == "version"
+        start = state_from_peft(stream.start, spec, chosen, texts, model, whole=whole)
     if pinned is not None:
         same_head = pinned.state.answers_alike(start.spec)
         start = at_population(pinned.state.known, start, same_head)

@@ -11,17 +11,26 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModel, LlamaForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedModel,
+)
 
 from bhpeft.errors import CheckpointError
 from bhpeft.exchange import export_peft, import_lora, state_from_peft
 from bhpeft.exchange.checkpoint import STARTS, UNSUPPORTED
 from bhpeft.learning.build import build_model, first_state
+from bhpeft.learning.members import with_members
 from bhpeft.learning.predict import Predictor
 from bhpeft.learning.state import AdapterState, Spec
-from bhpeft.learning.variants import BH_PEFT
+from bhpeft.learning.variants import BH_PEFT, ENSEMBLE, VARIANTS, Variant
+from bhpeft.methods import ARCHITECTURES
 from bhpeft.models.encode import collate
 from bhpeft.models.pooling import POOLINGS
 from bhpeft.posterior import unflatten
@@ -54,11 +63,15 @@ def spec_on(base: Path, **lora: Any) -> Spec:
     return replace(problems.spec(), base=str(base), methods={"lora": {"rank": 2, **lora}})
 
 
-def learned(base: Path, **lora: Any) -> AdapterState:
+def learned(base: Path, variant: Variant = BH_PEFT, **lora: Any) -> AdapterState:
     """Return a state as a round leaves it, with no weight at its start."""
-    spec = spec_on(base, **lora)
-    state = first_state(build_model(spec), spec, BH_PEFT, [], tiny.generator())
-    return problems.later(state)
+    spec = replace(
+        spec_on(base, parameterisation=variant.parameterisation, **lora),
+        variant=variant.name, scale=variant.scale, dropout=dict(variant.dropout),
+    )  # fmt: skip
+    model = build_model(spec)
+    state = first_state(model, spec, variant, [], tiny.generator())
+    return problems.later(with_members(state, model, variant))
 
 
 def served(base: Path, folder: Path) -> Tensor:
@@ -111,6 +124,74 @@ def test_every_draw_is_a_checkpoint_and_their_mean_is_the_prediction(
     assert not torch.allclose(logits[0], logits[1], atol=1e-3)
     expected = Predictor(build_model(state.spec), state).probabilities(TEXTS, draws=3)
     np.testing.assert_allclose(torch.stack(logits).double().softmax(-1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        # The paper's preset has no LoRA.
+        *((name, "bert") for name in sorted(set(VARIANTS) - {"bh_peft_paper"})),
+        *(("bh_peft_core", "gpt2"), ("mc_dropout", "llama"), ("ensemble", "gpt2")),
+    ],
+)
+def test_every_variant_of_lora_is_served_as_we_predict(
+    bases: dict[str, Path], tmp_path: Path, name: str, family: str
+) -> None:
+    """The mean, and each draw there is: a Gaussian's, a mask's or a member of an ensemble."""
+    cold = {"temperature": 1.7} if name == "temperature" else {}
+    state = learned(bases[family], VARIANTS[name]).with_spec(**cold)
+    draws = 2 if state.most_draws != 0 else 0
+    export_peft(state, tmp_path, draws)
+    predictor = Predictor(build_model(state.spec), state)
+    found = served(bases[family], tmp_path).double().softmax(-1)[None]
+    np.testing.assert_allclose(found, predictor.probabilities(TEXTS, 0), atol=1e-5)
+    if draws:
+        each = [served(bases[family], tmp_path / f"draw-{s}") for s in range(draws)]
+        found = torch.stack(each).double().softmax(-1)
+        np.testing.assert_allclose(found, predictor.probabilities(TEXTS, draws), atol=1e-5)
+        assert not torch.allclose(each[0], each[1], atol=1e-4)
+
+
+def test_what_a_language_model_answers_itself_is_served_by_the_language_model(
+    tmp_path: Path,
+) -> None:
+    """A choice has no head of ours: the checkpoint adapts AutoModelForCausalLM."""
+    config = tiny.llama_config()
+    config.tie_word_embeddings = True
+    tiny.seeded(LlamaForCausalLM, config).save_pretrained(tmp_path / "base")
+    tiny.tokenizer().save_pretrained(tmp_path / "base")
+    words = ("w5", "w9")
+    spec = replace(spec_on(tmp_path / "base"), task="choice", labels=words)
+    model = build_model(spec)
+    state = problems.later(first_state(model, spec, BH_PEFT, [], tiny.generator()))
+    folder = export_peft(state, tmp_path / "served", draws=2)
+    assert not (folder / "head.safetensors").exists()
+    own = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    theirs = PeftModel.from_pretrained(own, folder / "draw-1").eval()
+    minibatch = collate(tiny.tokenizer(), TEXTS, 16)
+    with torch.no_grad():
+        logits = theirs(**minibatch).logits
+    last = minibatch["attention_mask"].sum(1) - 1
+    words_at = [tiny.tokenizer().convert_tokens_to_ids(word) for word in words]
+    found = logits[torch.arange(len(TEXTS)), last][:, words_at]
+    weights = Predictor(model, state).weights(2)
+    with torch.no_grad(), model.swapped(weights):
+        expected = model.logits(minibatch).unflatten(0, (2, len(TEXTS)))[1]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", sorted(ARCHITECTURES.keys() & PEFT_TARGETS.keys()))
+def test_the_default_targets_are_those_peft_takes(kind: str) -> None:
+    """By Hugging Face's names: what a user of peft expects where nothing is said."""
+    assert list(ARCHITECTURES[kind].target_modules) == PEFT_TARGETS[kind]
+
+
+def test_more_draws_than_an_ensemble_has_members_are_refused(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    state = learned(bases["bert"], ENSEMBLE)
+    with pytest.raises(CheckpointError, match=r"ensemble of 3 has no more draws.*found 4"):
+        export_peft(state, tmp_path, draws=4)
 
 
 def test_an_export_imports_as_the_weights_it_came_from(

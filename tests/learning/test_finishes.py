@@ -23,7 +23,7 @@ from bhpeft.posterior.elbo import optimal_std
 from tests import tiny
 from tests.learning import problems
 
-BASELINES = ("point", "map", "mc_dropout", "ensemble", "temperature", "laplace", "ivon")
+BASELINES = ("point", "map", "mc_dropout", "ensemble", "temperature", "laplace", "tfb", "ivon")
 TEXTS = problems.texts(30, seed=9)
 SELECTION = Selection(TEXTS, np.array(problems.labels(TEXTS), dtype=np.int64))
 
@@ -55,7 +55,7 @@ def test_every_baseline_trains_saves_loads_and_predicts(
     predictor = Predictor(task.model, again)
     frame = predictor.predict(TEXTS[:4], draws=4)
     assert frame["probability"].between(0.5, 1).all()
-    expected = {"ensemble": 3, "laplace": 4, "mc_dropout": 4, "ivon": 4}.get(name, 1)
+    expected = {"ensemble": 3, "laplace": 4, "mc_dropout": 4, "tfb": 4, "ivon": 4}.get(name, 1)
     assert len(predictor.probabilities(TEXTS[:2], draws=4)) == expected
     # A later round starts from it.
     later = replace(

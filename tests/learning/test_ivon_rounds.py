@@ -10,6 +10,8 @@ from bhpeft.errors import RhoTravelTooShort
 from bhpeft.learning.course import Course
 from bhpeft.learning.descent import Descent
 from bhpeft.learning.fit import fit
+from bhpeft.learning.predict import Predictor
+from bhpeft.learning.state import AdapterState
 from bhpeft.learning.variants import IVON
 from tests import tiny
 from tests.learning import problems
@@ -24,6 +26,18 @@ def test_the_loss_falls_whatever_the_estimator(tmp_path: Path, estimator: str) -
     task = problems.task(tmp_path, variant=variant, epochs=30, **PLAN)
     curve = fit(task, tiny.generator()).curve
     assert curve[-1]["nll"] < 0.5 * curve[0]["nll"]
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_every_method_learns_under_it(tmp_path: Path, family: str) -> None:
+    """The union of all that has a place in the model: Llama has no biases."""
+    names = [name for name in problems.SETTINGS if (family, name) != ("llama", "bitfit")]
+    task = problems.task(tmp_path, names, family=family, variant=IVON, rows=16, epochs=1, **PLAN)
+    state = fit(task, tiny.generator()).state
+    again = AdapterState.load(state.save(tmp_path / "state"))
+    moved = (again.posterior.mean != task.start.posterior.mean).double().mean()
+    assert float(moved) > 0.9
+    assert len(Predictor(task.model, again).probabilities(["w4 w5"], 3)) == 3
 
 
 def test_a_round_is_lengthened_until_the_precision_is_replaced(tmp_path: Path) -> None:

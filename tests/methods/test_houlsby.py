@@ -106,3 +106,23 @@ def test_an_architecture_that_names_no_projections_is_refused(
     monkeypatch.setitem(ARCHITECTURES, "bert", bare)
     with pytest.raises(UnsupportedModel, match=r"no projections to follow in a BertLayer"):
         attach(tiny.bert(), [Houlsby()], tiny.generator())
+
+
+@pytest.mark.parametrize("name", ["linear", "core"])
+def test_between_frozen_factors_it_is_linear_in_what_is_learned(name: str) -> None:
+    """f(w1 + w2) = f(w1) + f(w2), u included: d has no place beside a D that stands still."""
+    sites = attach(tiny.bert(1), [Houlsby(3, parameterisation=name)], tiny.generator())
+    leaves = {key.split(".")[-1] for key in sites}
+    assert leaves == {"linear": {"up", "up_bias"}, "core": {"core", "up_bias"}}[name]
+    module = sites[next(iter(sites))].module
+    y = torch.randn(4, 32, generator=tiny.generator(2))
+    one, two = tiny.draw(dict(sites.shapes), seed=3), tiny.draw(dict(sites.shapes), seed=4)
+
+    def added(weights: dict[str, Tensor]) -> Tensor:
+        with torch.no_grad(), swapped(sites, weights):
+            found: Tensor = module(y)
+        return found
+
+    both = added({key: one[key] + two[key] for key in one})
+    torch.testing.assert_close(both, added(one) + added(two), atol=1e-5, rtol=1e-5)
+    assert float(both.abs().max()) > 0.1

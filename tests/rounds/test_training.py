@@ -362,7 +362,7 @@ def test_a_batch_is_read_once_whether_or_not_it_was_tokenised_before(
     assert (first.known == second.known).all()
 
 
-def rehearsing(chain: Chain, rows: int) -> Chain:
+def rehearsing(chain: Chain, rows: int | str) -> Chain:
     data = chain.stream.data.model_copy(update={"replay_rows": rows})
     return chain.changed(data=data)
 
@@ -406,6 +406,25 @@ def test_rehearsed_rows_change_the_training_and_not_the_prior(
     with_rows, without = train(chain.stream, intake, model, first), trained(home, "b2", first)
     assert same(with_rows.prior, without.prior)
     assert not same(with_rows.state.posterior, without.state.posterior)
+
+
+def test_a_full_replay_learns_every_row_so_far_from_the_base_prior(home: Chain) -> None:
+    """Each row once, whatever the limits of the memory; the round begins as a first one does."""
+    chain = rehearsing(home, "all").with_learning(forgetting=0.0)
+    data = chain.stream.data.model_copy(update={"memory_batches": 1})
+    chain = chain.changed(data=data)
+    _, one = taken(chain, "b1", None)
+    _, two = taken(chain, "b2", None, one.replay)
+    own = len(taken(home, "b2", None)[1].train)
+    assert len(one.replay.rows) == len(one.train)
+    assert len(two.train) == len(one.train) + own
+    assert two.own_rows == own
+    assert len(two.replay.rows) == len(two.train)
+    assert not two.replay.rows["text"].duplicated().any()
+    first = trained(chain, "b1").state
+    model, intake = taken(chain, "b2", first, one.replay)
+    again = train(chain.stream, intake, model, first)
+    assert same(again.prior, first.prior)
 
 
 def test_rows_to_rehearse_that_cannot_be_read_are_a_named_error(tmp_path: Path) -> None:
