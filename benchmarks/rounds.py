@@ -35,8 +35,9 @@ from bhpeft.registry import Registry
 from bhpeft.stream import Stream
 
 NOTES = """
-Memory grew by three quarters over thirty rounds until oneDNN was kept from keeping a thousand
-kernels, one for each shape of a product in bfloat16 (`bhpeft/__init__.py`).
+Memory had grown by three quarters over thirty rounds until oneDNN was kept from keeping a thousand
+kernels, one for each shape of a product in bfloat16 (`bhpeft/__init__.py`). The tenth that is left
+is there by round 20 and does not grow from then on.
 
 The chain's NLL is above retraining's by more than the target allows. Its rounds are as small as a
 benchmark of fifty needs them: one pass over 84 rows is six steps, and rho's rate is fifty times the
