@@ -5,13 +5,14 @@
 #   make test    all tests            make test-fast   without the stories that start servers
 #   make check   lint, format, types  make build       the wheel
 #   make audit   known weaknesses of everything we depend on
+#   make postgres  PostgreSQL from apt, where root may install it
 #   make chaos   break it on purpose, hundreds of times; goes on where it stopped
 #   make bench   all benchmarks into docs/benchmarks.md; goes on where it was cut off
 #   make reproduce   the papers' claims into docs/reproduction.md; goes on where it was cut off
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup demo ui test test-fast chaos check format bench reproduce build audit clean
+.PHONY: setup postgres demo ui test test-fast chaos check format bench reproduce build audit clean
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -61,6 +62,16 @@ $(CORPUS_FILE): | $(VENV)/.ready
 $(DECODER): | $(VENV)/.ready
 	@echo "Unpacking the decoder's weights …"
 	@TQDM_DISABLE=1 $(BIN)/python -m benchmarks.smollm2 $@
+
+# Tests on a real PostgreSQL are skipped where there is none; with root and apt it takes seconds.
+APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0
+postgres:
+	@if ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null; then \
+	  echo "PostgreSQL is here"; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  ($(APT) update && $(APT) install --yes --no-install-recommends postgresql) >/dev/null 2>&1 && \
+	    echo "PostgreSQL is installed" || echo "PostgreSQL cannot be installed: its tests are skipped"; \
+	else echo "No PostgreSQL: its tests are skipped. As root: apt-get install postgresql"; fi
 
 demo: setup
 	@$(BIN)/bhpeft demo --home $(DEMO_HOME) $(DEMO_ARGS)

@@ -40,9 +40,10 @@ One stream in 500 lands 100 batches at midnight; the waits are those of all *oth
 
 {fairness}
 
-A watch learns all that is pending of its stream before it ends (`drain`), and Prefect starts late
-runs in any order (`any`). Where backlogs are common, give the streams that bring them a work queue
-of their own with a concurrency limit, which is what `fair` comes to.
+A watch has so many rounds and then queues the next one: `[schedule] rounds_per_watch`, 3 by
+default (`watch 3`); with 0 it learns all that is pending of its stream first (`drain`). Prefect
+starts late runs in any order (`any`). Where backlogs are common, give the streams that bring them a
+work queue of their own with a concurrency limit, which comes nearer to `fair`.
 
 ## What saturates first
 
@@ -52,8 +53,9 @@ process answered here.
 {saturation}
 
 Polling is what does not scale: a watch that finds nothing still starts a process. With many streams
-let `bhpeft land` wake the round by an event and poll once a day. PostgreSQL itself was never the
-limit: MLflow's and Prefect's own processes are, and both may run several on one database.
+let `bhpeft land` wake the round by an event and poll once a day. The shares are those of one
+process of MLflow's and of Prefect's, of which several may run on one database; where PostgreSQL
+itself would saturate is not measured here.
 """
 
 

@@ -4,7 +4,8 @@ A stream is a chain, so its batches are learned one after the other; streams sha
 stream belongs to one queue (by its number, as a hash of its name would have it) and a queue to one
 GPU, or all GPUs serve one queue. Which round is next is a policy:
 
-    drain   the stream that has just been learned, until it has no more: what a watch does
+    drain   the stream that has just been learned, until it has no more
+    watch N the same, but after N rounds it goes to the end of the queue: what a watch does
     first   the oldest batch
     any     any stream's oldest batch: Prefect promises no order
     fair    the oldest batch among the streams that have had the fewest rounds today
@@ -13,8 +14,10 @@ GPU, or all GPUs serve one queue. Which round is next is a policy:
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -101,12 +104,16 @@ def _one_queue(load: Load, servers: int, policy: str, seed: int) -> np.ndarray:
     learning: set[int] = set()
     arrivals, now = 0, 0.0
 
+    row = dict.fromkeys(load.stream.tolist(), 0)
+
     def offer(stream: int, goes_on: bool) -> None:
         """Put the oldest batch of a stream that is not being learned into the queue."""
         if stream not in learning and backlog.get(stream):
             learning.add(stream)
             batch = backlog[stream].pop(0)
-            heapq.heappush(ready, (key(load.landed[batch], used[stream], goes_on), batch))
+            row[stream] = row[stream] + 1 if goes_on else 0
+            place = Place(load.landed[batch], now, used[stream], row[stream])
+            heapq.heappush(ready, (key(place), batch))
 
     while arrivals < len(load.stream) or busy or ready:
         while ready and len(busy) < servers:
@@ -129,12 +136,37 @@ def _one_queue(load: Load, servers: int, policy: str, seed: int) -> np.ndarray:
     return begins - load.landed
 
 
-Key = Callable[[float, int, bool], float]
+class Place(NamedTuple):
+    """What a policy knows of a batch that is offered.
+
+    Attributes:
+        landed: when, in seconds.
+        now: when it is offered.
+        used: rounds its stream has had today.
+        row: rounds its stream has just had in a row, one after the other.
+    """
+
+    landed: float
+    now: float
+    used: int
+    row: int
+
+
+Key = Callable[[Place], float]
+
+
+def _watching(rounds: float) -> Callable[[np.random.Generator], Key]:
+    def key(at: Place) -> float:
+        return -1.0 if at.row % rounds else at.now if at.row else at.landed
+
+    return lambda random: key
+
 
 _KEYS: dict[str, Callable[[np.random.Generator], Key]] = {
-    "drain": lambda random: lambda landed, used, goes_on: -1.0 if goes_on else landed,
-    "first": lambda random: lambda landed, used, goes_on: landed,
-    "any": lambda random: lambda landed, used, goes_on: float(random.random()),
-    "fair": lambda random: lambda landed, used, goes_on: used * DAY + landed,
+    "drain": _watching(math.inf),
+    **{f"watch {rounds}": _watching(rounds) for rounds in (1, 3, 10)},
+    "first": lambda random: lambda at: at.landed,
+    "any": lambda random: lambda at: float(random.random()),
+    "fair": lambda random: lambda at: at.used * DAY + at.landed,
 }
 POLICIES: Sequence[str] = tuple(_KEYS)

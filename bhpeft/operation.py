@@ -21,6 +21,9 @@ class Schedule(Section):
     interval: str | None = Field(None, description='like "30s", "5m", "2h", "1d"')
     rrule: str | None = Field(None, description='iCalendar: "FREQ=WEEKLY;BYDAY=MO,TH;BYHOUR=2"')
     timezone: str = "UTC"
+    rounds_per_watch: int = Field(
+        3, ge=0, description="then it is others' turn; 0 is all there are"
+    )
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Schedule:
@@ -57,6 +60,9 @@ class Compute(Section):
 
     processes: int = Field(1, ge=1, le=1024, description="that share it, one a GPU; on one machine")
     shard: bool = Field(False, description="they share the frozen base's weights too (FSDP)")
+    queue: str = Field(
+        "default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", description="whose workers have it"
+    )
 
     @model_validator(mode="after")
     def _shared_by_several(self) -> Compute:

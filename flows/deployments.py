@@ -91,8 +91,8 @@ def deploy_form(flow: Flow[..., Any], home: Path, env: dict[str, str]) -> str:
 def deploy(stream: Stream, home: Path, env: dict[str, str]) -> str:
     """Deploy the watch of `stream` on its schedule and on the event of a batch that landed.
 
-    One run at a time, a second one is cancelled.
-    Cancelling loses nothing: the running watch looks for pending batches until there is none.
+    One run at a time, a second one is cancelled. Cancelling loses nothing: the running watch looks
+    for pending batches until there is none, or queues the next watch when it has ended.
     """
     ensure_limits(stream.name)
     ensure_notification(stream)
@@ -103,6 +103,7 @@ def deploy(stream: Stream, home: Path, env: dict[str, str]) -> str:
         env,
         parameters={"stream": stream.name},
         description=stream.description or f"Learns the pending batches of {stream.name}.",
+        work_queue_name=stream.compute.queue,
         schedule=_schedule(stream),
         triggers=[_wake_up(stream)],
         concurrency_limit=ONE_AT_A_TIME,

@@ -1,5 +1,8 @@
 """Watch a stream: learn its pending batches one after the other, oldest first, until none is left.
 
+A stream that comes with a backlog shares its worker with others: after so many rounds a scheduled
+watch ends, and the next one is queued behind whoever waits.
+
 This flow is what schedules run. It is told a stream, never a batch: queued runs start in any order
 and may be dropped, so what to do is read from the landing folder and the registry each time.
 """
@@ -11,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefect import flow, get_run_logger
-from prefect.client.schemas.objects import State
+from prefect import Flow, flow, get_run_logger, runtime
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed, Failed
 
 from flows.events import ROUND, STALE, tell
@@ -33,10 +37,30 @@ MEND_WITHIN = 5.0
 TOLD = {"promote": "promoted", "refuse": "refused", "hold": "held"}
 
 
-@flow(name="watch", flow_run_name="{stream}", persist_result=False)
+MORE = "More to learn"
+
+
+def go_on(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Queue the next watch where this one has left batches to it.
+
+    It begins after this one has ended, since two at once are one too many. Where this is cut off,
+    the schedule comes to the same batches.
+    """
+    if state.name != MORE or flow_run.deployment_id is None:
+        return
+    with get_client(sync_client=True) as client:
+        key = f"{flow_run.id} goes on"
+        client.create_flow_run_from_deployment(flow_run.deployment_id, idempotency_key=key)
+
+
+@flow(name="watch", flow_run_name="{stream}", persist_result=False, on_completion=[go_on])
 def watch(stream: str, home: str | None = None, by: str = "watch") -> State[Any]:
-    """Run rounds of `stream` until nothing is pending; each is a subflow."""
-    why = [""]
+    """Run rounds of `stream`; each is a subflow.
+
+    What a person starts learns all that is pending; what is deployed, as many batches as the
+    stream file says, and leaves the others to a watch of their own.
+    """
+    why, most = [""], most_rounds(stream, home) if runtime.deployment.id else 0
 
     def oldest() -> str | None:
         found = look(stream, home, by)
@@ -47,25 +71,42 @@ def watch(stream: str, home: str | None = None, by: str = "watch") -> State[Any]
         state = round_flow(stream=stream, batch=batch, home=home, by=by, return_state=True)
         return state.name or state.type.value
 
-    return state_of_watch(stream, drain(oldest, learn), why[-1])
+    endings = drain(oldest, learn, most)
+    more = len(endings) == most and ended_well(endings) and oldest() not in (None, *endings)
+    return state_of_watch(stream, endings, why[-1], more=more)
 
 
-def drain(oldest: Callable[[], str | None], learn: Callable[[str], str]) -> dict[str, str]:
+def most_rounds(stream: str, home: str | None) -> int:
+    """Return how many rounds a scheduled watch of `stream` has; 0 is as many as there are."""
+    from bhpeft.stream import find_stream
+
+    return find_stream(stream, Path(home) if home else None).schedule.rounds_per_watch
+
+
+def drain(
+    oldest: Callable[[], str | None], learn: Callable[[str], str], most: int = 0
+) -> dict[str, str]:
     """Learn the oldest batch until none is left, one comes back, or one must be looked at.
 
     Args:
         oldest: asked anew before each round, so that what lands meanwhile is seen.
         learn: runs a round and returns the name of its terminal state.
+        most: rounds after which there are others; 0 is no limit.
 
     Returns:
         The terminal state's name of each batch, in order.
     """
     endings: dict[str, str] = {}
-    while (batch := oldest()) and batch not in endings:
+    while not (most and len(endings) >= most) and (batch := oldest()) and batch not in endings:
         endings[batch] = learn(batch)
-        if endings[batch] not in GO_ON:
+        if not ended_well(endings):
             break
     return endings
+
+
+def ended_well(endings: dict[str, str]) -> bool:
+    """Say whether the last of some rounds, if there is one, decided about its batch."""
+    return not endings or list(endings.values())[-1] in GO_ON
 
 
 def look(stream: str, home: str | None = None, by: str = "watch") -> Turn:
@@ -113,13 +154,16 @@ def mend(config: Stream, registry: Registry) -> bool:
     return True
 
 
-def state_of_watch(stream: str, endings: dict[str, str], why: str = "") -> State[Any]:
+def state_of_watch(
+    stream: str, endings: dict[str, str], why: str = "", more: bool = False
+) -> State[Any]:
     """Return the terminal state that tells what became of each batch, and what is waited for."""
     if not endings:
         return nothing_to_learn(f"{stream} · nothing", why)
     story = f"{stream}: " + ", ".join(f"{batch} {end.lower()}" for batch, end in endings.items())
     story += f"; {why}" if why else ""
-    last = list(endings.values())[-1]
-    if last in GO_ON:
+    if more:
+        return Completed(name=MORE, message=f"{story}; the next watch goes on")
+    if ended_well(endings):
         return Completed(name=f"Watched {len(endings)}", message=story)
     return Failed(name="Round failed", message=f"{story}; it is tried again at the next run.")

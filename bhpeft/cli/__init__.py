@@ -1,7 +1,8 @@
 """The command `bhpeft`: one file per group of commands, nothing heavy imported before it is needed.
 
 setup.py      init, land            a stream's files and its batches
-running.py    round, watch, up, ui  one round, or all streams on their schedules
+running.py    round, watch          one round, or all that is pending
+serving.py    up, ui, render        all streams on their schedules, here or on a fleet
 reviewing.py  status, history
 predicting.py predict
 deciding.py   approve, reject, rollback, replay, release
@@ -64,6 +65,7 @@ app.command("round", rich_help_panel=WORK)(running.round_now)
 app.command(rich_help_panel=WORK)(running.watch)
 app.command(rich_help_panel=WORK)(serving.up)
 app.command(rich_help_panel=WORK)(serving.ui)
+app.command(rich_help_panel=SETUP)(serving.render)
 app.command(rich_help_panel=REVIEW)(reviewing.status)
 app.command(rich_help_panel=REVIEW)(reviewing.history)
 app.command(rich_help_panel=REVIEW)(deciding.approve)

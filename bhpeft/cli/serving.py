@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bhpeft.cli.terminal import HERE, Home, say, show_error
-from bhpeft.errors import BhpeftError, ServerError
+from bhpeft.errors import BhpeftError, ConfigError, ServerError
 
 if TYPE_CHECKING:
     from flows.servers import Servers
@@ -42,6 +42,32 @@ def up(
         finally:
             say("Stopping …")
             busy.stop()
+
+
+def render(
+    file: Annotated[Path, typer.Argument(help="Where to; for `prefect deploy --all`.")],
+    home: Home = HERE,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; say if it differs.")
+    ] = False,
+) -> None:
+    """Write the deployments of all streams, as their files say, for a fleet."""
+    from bhpeft.stream import all_streams
+    from flows.fleet_file import rendered
+
+    streams = all_streams(home)
+    text = rendered(streams)
+    if check:
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            raise ConfigError(
+                f"{file} is not what the stream files say",
+                expected="the deployments of " + ", ".join(stream.name for stream in streams),
+                remedy=f"Write it anew: bhpeft render {file}",
+            )
+        say(f"{file} is what the stream files say.")
+        return
+    file.write_text(text, encoding="utf-8")
+    say(f"{file} deploys {len(streams)} streams: prefect deploy --all --prefect-file {file}")
 
 
 def ui(

@@ -36,6 +36,8 @@ def test_a_backlog_that_is_drained_keeps_the_others_waiting_and_a_fair_one_does_
     load = day(*[(0, 0, 10)] * 5, (1, 1, 10))
     assert waits(load, 1, policy="drain")[-1] == 49
     assert waits(load, 1, policy="fair")[-1] == 9
+    assert waits(load, 1, policy="watch 3")[-1] == 29
+    assert waits(load, 1, policy="watch 1")[-1] == 9
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.events.clients import AssertingEventsClient
+from prefect.events.worker import EventsWorker
+from prefect.states import Completed
 
-from flows.watch import drain, state_of_watch
+from flows.events import STALE
+from flows.watch import MORE, drain, go_on, look, state_of_watch, watch
+from tests.rounds.reviews import CONTRACT
 
 
 def landing(*batches: str, endings: dict[str, str]) -> tuple[Callable, Callable, list[str]]:
@@ -75,3 +83,68 @@ def test_the_watch_tells_what_became_of_each_batch():
     assert (fine.type.value, fine.message) == ("COMPLETED", "reviews: b1 held, b2 quarantined")
     assert broken.type.value == "FAILED"
     assert state_of_watch("reviews", {}).name == "Nothing pending"
+
+
+def test_a_watch_with_a_limit_leaves_the_rest_in_order():
+    """Nothing is lost or learned twice: the next watch begins where this one ended."""
+    oldest, learn, learned = landing("b1", "b2", "b3", "b4", "b5", endings={})
+
+    assert list(drain(oldest, learn, 2)) == ["b1", "b2"]
+    assert list(drain(oldest, learn, 2)) == ["b3", "b4"]
+    assert list(drain(oldest, learn, 2)) == ["b5"]
+    assert learned == ["b1", "b2", "b3", "b4", "b5"]
+
+
+def test_a_limit_does_not_go_past_a_batch_without_a_decision():
+    oldest, learn, learned = landing("b1", "b2", "b3", endings={"b1": "Failed"})
+
+    assert drain(oldest, learn, 3) == {"b1": "Failed"}
+    assert learned == ["b1"]
+
+
+def test_a_watch_that_left_some_says_so():
+    state = state_of_watch("reviews", {"b1": "Promoted"}, more=True)
+
+    assert (state.name, state.type.value) == (MORE, "COMPLETED")
+    assert state.message == "reviews: b1 promoted; the next watch goes on"
+
+
+@pytest.mark.slow
+def test_a_watch_that_left_some_queues_one_more_and_no_other_does(prefect_server: None):
+    """Told twice it queues one; a watch that a person started, or that left none, queues none."""
+    with get_client(sync_client=True) as client:
+        watched = client.create_flow(watch)
+        deployment = client.create_deployment(watched, name="some", parameters={"stream": "some"})
+        ended = client.create_flow_run_from_deployment(deployment)
+        by_hand = client.create_flow_run(watch, parameters={"stream": "some"})
+        for run, name in ((ended, "Watched 1"), (by_hand, MORE), (ended, MORE), (ended, MORE)):
+            go_on(watch, run, Completed(name=name))
+        runs = [run for run in client.read_flow_runs() if run.flow_id == watched]
+
+    assert len(runs) == 3
+    (queued,) = [run for run in runs if run.id not in (ended.id, by_hand.id)]
+    assert queued.deployment_id == deployment
+    assert queued.parameters == {"stream": "some"}
+
+
+@pytest.mark.slow
+def test_a_watch_tells_that_no_batch_came_once_a_period(
+    prefect_server: None, asserting_events_worker: EventsWorker, tmp_path: Path
+):
+    """The event is the alarm: a notification of the stream's, or any automation, hangs on it."""
+    (tmp_path / "streams").mkdir()
+    (tmp_path / "reviews.yaml").write_text(CONTRACT)
+    (tmp_path / "streams" / "quiet.toml").write_text(
+        '[data]\ncontract = "reviews.yaml"\nexpect_every = "1h"\n[model]\nbase = "x"\n'
+    )
+
+    @flow(persist_result=False)
+    def looking() -> list[str]:
+        return [look("quiet", str(tmp_path)).why for _ in range(2)]
+
+    assert looking() == ["", ""]
+    asserting_events_worker.drain()
+    events = [event for client in AssertingEventsClient.all for event in client.events]
+    (told,) = [event for event in events if event.event == STALE]
+    assert told.resource.id == "bhpeft.stream.quiet"
+    assert "no batch has landed yet" in told.payload["message"]

@@ -1,0 +1,133 @@
+"""Write the file from which `prefect deploy --all` deploys every stream of a fleet.
+
+What a stream's file says of its schedule, queue and description is written once, there; this is its
+translation, beside what is the same for all of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from prefect import Flow
+
+from flows.deployments import ANY_STREAM, FORMS, TAG, WORK_POOL
+from flows.events import LANDED, resource_of
+
+if TYPE_CHECKING:
+    from bhpeft.stream import Stream
+
+HEAD = f"""\
+# The same flows for a fleet: one Prefect server for the team, workers on the machines that train.
+# Written by `bhpeft render deploy/prefect.yaml` from the stream files: change those, render again.
+#
+#   export PREFECT_API_URL=https://prefect.example.org/api
+#   export MLFLOW_TRACKING_URI=https://mlflow.example.org
+#   export BHPEFT_HOME=/srv/bhpeft              # the streams' folder, the same on every worker
+#   prefect --no-prompt deploy --all --prefect-file deploy/prefect.yaml
+#   prefect worker start --pool bhpeft --type process      # on each worker, from systemd or compose
+#
+#   python -c "from flows.deployments import ensure_reaper as f; f()"  # once: lost rounds crash
+#   python -c "from flows.notifications import ensure_all as f; f()"   # after a change in [notify]
+#
+# One machine needs none of this: `bhpeft up` deploys every stream with the schedule of its file.
+# Use one or the other. Both name a stream's deployment watch/<stream>, and whoever deploys last
+# decides how it runs.
+name: bhpeft
+prefect-version: 3.8.8
+build: null
+push: null
+pull:
+  - prefect.deployments.steps.set_working_directory:
+      directory: "{{{{ $BHPEFT_HOME }}}}"
+
+definitions:
+  pools:
+    process: &process # a process on the worker's machine
+      name: {WORK_POOL}
+      work_queue_name: default
+      job_variables:
+        env: &env
+          BHPEFT_HOME: "{{{{ $BHPEFT_HOME }}}}"
+          MLFLOW_TRACKING_URI: "{{{{ $MLFLOW_TRACKING_URI }}}}"
+          MLFLOW_DISABLE_TELEMETRY: "true" # DO_NOT_TRACK=1 does not silence MLflow
+          DO_NOT_TRACK: "1"
+          OMP_WAIT_POLICY: PASSIVE
+          PREFECT_FLOWS_HEARTBEAT_FREQUENCY: "30"
+  watch: &watch # one run a stream; a second one would find the same batches, so it is cancelled
+    entrypoint: flows.watch.watch
+    tags: [{TAG}]
+    work_pool: *process
+    concurrency_limit: {{limit: 1, collision_strategy: CANCEL_NEW}}
+
+deployments:
+"""
+
+# A producer that emits the event is answered in seconds. It only wakes the watch, which looks for
+# itself what is pending.
+WATCH = """\
+  - <<: *watch
+    name: {name}
+    description: {description}
+    parameters: {{stream: {name}}}
+{queue}{schedule}    triggers:
+      - name: {name}-batch-landed
+        enabled: true
+        match: {{prefect.resource.id: {resource}}}
+        expect: [{event}]
+        parameters: {{stream: {name}}}
+"""
+
+FORM = """\
+  - name: {name}
+    entrypoint: {entrypoint}
+    description: {description}
+    tags: [{tag}]
+    work_pool: *process
+"""
+
+
+def rendered(streams: Iterable[Stream]) -> str:
+    """Return the file for these streams, and for the flows a person starts from a form."""
+    entries = [*(_watch(stream) for stream in streams), *(_form(flow) for flow in FORMS)]
+    return HEAD + "\n".join(entries)
+
+
+def _watch(stream: Stream) -> str:
+    queue = stream.compute.queue
+    other = f"    work_pool: {{<<: *process, work_queue_name: {queue}}}\n"
+    return WATCH.format(
+        name=stream.name,
+        description=_quoted(stream.description or f"Learns the pending batches of {stream.name}."),
+        queue="" if queue == "default" else other,
+        schedule=_schedule(stream),
+        resource=resource_of(stream.name),
+        event=LANDED,
+    )
+
+
+def _schedule(stream: Stream) -> str:
+    when = stream.schedule
+    seconds = int(when.seconds) if when.seconds else None
+    said: dict[str, Any] = {"cron": when.cron, "rrule": when.rrule, "interval": seconds}
+    for kind, value in said.items():
+        if value:
+            slug = "by-its-file"
+            words = f"{kind}: {_quoted(value)}, timezone: {_quoted(when.timezone)}, slug: {slug}"
+            return f"    schedules:\n      - {{{words}}}\n"
+    return ""
+
+
+def _form(flow: Flow[..., Any]) -> str:
+    return FORM.format(
+        name=ANY_STREAM,
+        entrypoint=f"{flow.fn.__module__}.{flow.fn.__name__}",
+        description=_quoted((flow.description or "").strip().splitlines()[0]),
+        tag=TAG,
+    )
+
+
+def _quoted(value: str | int) -> str:
+    # A JSON value is a YAML value; braces would be read by Prefect as a variable of its own.
+    return json.dumps(value, ensure_ascii=False).replace("{{", "{ {")
