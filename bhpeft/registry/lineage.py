@@ -13,7 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from bhpeft.errors import RegistryError, UnknownVersion
-from bhpeft.registry.records import CHAMPION, HELD, PROMOTED, REFUSED, Move, Version
+from bhpeft.registry.records import (
+    CHAMPION,
+    HELD,
+    PROMOTED,
+    REFUSED,
+    Move,
+    Version,
+    history_command,
+)
 
 
 def find(versions: Mapping[int, Version], stream: str, number: int) -> Version:
@@ -28,7 +36,7 @@ def find(versions: Mapping[int, Version], stream: str, number: int) -> Version:
     raise UnknownVersion(
         f"Stream {stream!r} has no version {number}",
         expected=known,
-        remedy=f"See them with `bhpeft history {stream}`.",
+        remedy=f"See them with `{history_command(stream)}`.",
     )
 
 

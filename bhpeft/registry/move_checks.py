@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bhpeft.errors import RegistryError, StaleParent
 from bhpeft.registry import lineage
-from bhpeft.registry.records import Move, Version
+from bhpeft.registry.records import Move, Version, history_command
 
 
 class Overtaken(Exception):
@@ -63,7 +63,7 @@ def check_target(
         raise RegistryError(
             f"{version} is the champion already",
             expected="another version that has been champion",
-            remedy=f"See them with `bhpeft history {version.stream}`.",
+            remedy=f"See them with `{history_command(version.stream)}`.",
         )
     been = lineage.champions(moves)
     if champion in versions:
@@ -76,5 +76,5 @@ def check_target(
             else f"The files of {version} were removed",
             found=f"decision {version.decision!r}",
             expected=f"one of {', '.join(f'v{n}' for n in known) or 'none yet'}",
-            remedy=f"Choose a version from `bhpeft history {version.stream}`.",
+            remedy=f"Choose a version from `{history_command(version.stream)}`.",
         )

@@ -19,7 +19,7 @@ from typing import Any
 
 from bhpeft.errors import StateError
 from bhpeft.registry.connection import Connection, pyfunc
-from bhpeft.registry.records import POPULATION, STREAM, Version
+from bhpeft.registry.records import POPULATION, STREAM, Version, history_command
 from bhpeft.registry.round_run import RoundRun
 from bhpeft.tasks import Task, task
 
@@ -93,7 +93,7 @@ def fetch(connection: Connection, wanted: Version, folder: Path) -> Path:
         raise StateError(
             f"The files of {wanted} were removed by `bhpeft gc`",
             expected="a version that is still kept whole",
-            remedy=f"See `bhpeft history {wanted.stream}`.",
+            remedy=f"See `{history_command(wanted.stream)}`.",
         )
     client = connection.client
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -176,6 +176,13 @@ def population_name(group: str) -> str:
     return f"{POPULATION}~{group}"
 
 
+def history_command(model: str) -> str:
+    """Return what shows the moves of a registered model: a stream's, or a group's population's."""
+    mark = population_name("")
+    words = f"population history {model.removeprefix(mark)}" if model.startswith(mark) else None
+    return f"bhpeft {words or f'history {model}'}"
+
+
 def utc(milliseconds: int | float) -> datetime:
     """Return the time MLflow wrote as milliseconds since 1970."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -6,7 +6,7 @@ import pytest
 
 from bhpeft.errors import RegistryError, UnknownVersion
 from bhpeft.registry import Move, Version, lineage
-from bhpeft.registry.records import digests_as_tags, digests_from_tags
+from bhpeft.registry.records import digests_as_tags, digests_from_tags, population_name
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -40,6 +40,13 @@ def test_a_chain_leads_from_the_version_to_the_root() -> None:
 def test_an_unknown_version_is_answered_with_the_known_ones() -> None:
     with pytest.raises(UnknownVersion, match="v1, v2, v3, v4"):
         lineage.find(TREE, "s", 9)
+
+
+def test_what_shows_the_versions_of_a_population_is_a_command_of_its_own() -> None:
+    with pytest.raises(UnknownVersion, match="`bhpeft population history shops`"):
+        lineage.find({}, population_name("shops"), 3)
+    with pytest.raises(UnknownVersion, match="`bhpeft history shops`"):
+        lineage.find({}, "shops", 3)
 
 
 def test_a_deleted_ancestor_is_an_error_and_not_a_shorter_chain() -> None:
