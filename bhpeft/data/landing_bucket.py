@@ -90,8 +90,8 @@ class Bucket:
         times = [landed_at(b.manifest, written) for b, written in opened if isinstance(b, Batch)]
         return max(times, default=None)
 
-    def holding(self, digest: str) -> Batch | None:
-        """Return the batch of this content."""
+    def holding(self, digest: str, batch_id: str | None = None) -> Batch | None:
+        """Return the batch of this content, whatever its id."""
         opened = (self._opened(listed) for listed in self._list())
         return next((b for b in opened if isinstance(b, Batch) and b.digest == digest), None)
 

@@ -58,8 +58,8 @@ class Folder:
         batches = landed(self.root, self.stream)
         return max((landed_at(b.manifest, _written(b.folder)) for b in batches), default=None)
 
-    def holding(self, digest: str) -> Batch | None:
-        """Return the batch of this content."""
+    def holding(self, digest: str, batch_id: str | None = None) -> Batch | None:
+        """Return the batch of this content, whatever its id."""
         batches = landed(self.root, self.stream)
         return next((batch for batch in batches if batch.digest == digest), None)
 

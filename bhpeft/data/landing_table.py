@@ -92,9 +92,26 @@ class Table:
             recent = self._open().history(limit=_RECENT)
         return max((_time(c) for c in recent if c["operation"] not in ROWLESS), default=None)
 
-    def holding(self, digest: str) -> Batch | None:
-        """Return None: content is not landed here."""
-        return None
+    def holding(self, digest: str, batch_id: str | None = None) -> Batch | None:
+        """Return the batch of an id if its versions are still there and are this table's."""
+        span = spans.span_of(batch_id) if batch_id else None
+        if span is None:
+            return None
+        with _translated(self.address):
+            table = self._open()
+            identity = str(table.metadata().id)
+            if _digest(identity, span.batch_id) != digest or span.last > table.version():
+                return None
+            try:
+                before = self._files(span.first - 1) if span.first else {}
+                now = self._files(span.last)
+            except LandingError:
+                # Vacuumed, or cut off the log: nobody can read those rows any more.
+                return None
+            when = self._commits(table, self._known(table))[span.last - self.since].when
+        rows = sum(now[path] for path in now.keys() - before.keys())
+        rows = rows if span.high is None else span.high - span.low
+        return self._batch(identity, span, rows, when)
 
     def publish(self, folder: Path, batch_id: str, manifest: Manifest) -> Batch:
         """Refuse, as `desk` does."""

@@ -51,8 +51,11 @@ class Landing(Protocol):
     def newest(self) -> datetime | None:
         """Return when the last batch landed, settled or not; None before the first."""
 
-    def holding(self, digest: str) -> Batch | None:
-        """Return the batch of this content, if it has landed."""
+    def holding(self, digest: str, batch_id: str | None = None) -> Batch | None:
+        """Return the batch of this content, if it has landed.
+
+        A landing that cannot look for content alone (a table) finds what its id names.
+        """
 
     def staged(self, batch: Batch, contract: Contract) -> Batch:
         """Return the batch with its files on this machine, fetched once and verified."""

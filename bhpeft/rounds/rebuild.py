@@ -64,7 +64,7 @@ def plan_replay(
     plan = begun or _planned(book, without, start)
     names, landing = book.batch_ids, landing_of(stream)
     left = [digest for digest in plan.again if not begun or digest not in book.learned]
-    gone = [names[digest] for digest in left if landing.holding(digest) is None]
+    gone = [names[digest] for digest in left if landing.holding(digest, names[digest]) is None]
     if gone:
         raise BatchIncomplete(
             f"A batch of {stream.name} to be learned again is not where it landed any more",

@@ -117,6 +117,16 @@ def test_a_partitioned_table_has_its_partition_s_values_in_the_rows(on_disk: Sto
                             strict=True))  # fmt: skip
 
 
+def test_a_batch_is_held_as_long_as_its_versions_can_be_read(story: Story) -> None:
+    story.append(0)
+    story.append(6)
+    [batch] = story.waiting()
+    assert story.place.holding(batch.digest, batch.batch_id) == batch
+    assert story.place.holding(batch.digest) is None
+    assert story.place.holding("of another table", batch.batch_id) is None
+    assert story.place.holding(batch.digest, "v0-v9") is None
+
+
 def test_a_version_that_rewrites_rows_is_refused_by_name_and_the_next_is_learned(
     on_disk: Story,
 ) -> None:

@@ -11,10 +11,11 @@ from deltalake import write_deltalake
 from bhpeft.data import object_store
 from bhpeft.data.land import land
 from bhpeft.errors import LandingUnreachable
-from bhpeft.rounds import landing_of
+from bhpeft.rounds import landing_of, learn
 from bhpeft.rounds.backlog import settled
+from bhpeft.rounds.rebuild import replay
 from bhpeft.rounds.soundness import set_unreadable_aside
-from tests.rounds.conftest import BEGAN, Chain
+from tests.rounds.conftest import BEGAN, Chain, Steps
 from tests.rounds.reviews import reviews
 
 
@@ -82,3 +83,35 @@ def test_a_chain_learns_what_is_appended_to_a_table_and_a_rollback_moves_its_cur
     assert chain.champion.batch_ids == ("v1-v1",)
     chain.roll_back(1, learned_since="pending")
     assert chain.waiting == ["v1-v1"]
+
+
+def test_a_table_is_replayed_without_a_bad_batch(chain: Chain, tmp_path: Path) -> None:
+    """Its rows are cut as before: the good version stays, the later ones are learned again."""
+    table = tmp_path / "reviews-table"
+    chain = chain.changed(data=chain.stream.data.model_copy(update={"delta": str(table)}))
+    for batch_id in ("b1", "b2", "b3", "b4"):
+        write_deltalake(table, reviews(batch_id), mode="append")
+        [batch] = landing_of(chain.stream).landed(settled(chain.stream, chain.registry))
+        chain.learn(batch)
+    before = {v.number: v.batch_ids for v in chain.versions}
+
+    outcomes = replay(
+        chain.stream,
+        chain.registry,
+        without=["v1-v1"],
+        learn=lambda *args, **kwargs: learn(*args, run=Steps(), **kwargs),
+        by="anna",
+        reason="v1-v1 had wrong labels",
+    )
+
+    assert [(one.batch_id, one.decision) for one in outcomes] == [
+        ("v2-v2", "promoted"),
+        ("v3-v3", "promoted"),
+    ]
+    assert chain.champion is not None
+    assert (chain.champion.number, chain.champion.parent) == (6, 5)
+    assert chain.waiting == []
+    assert {v.number: v.batch_ids for v in chain.versions if v.number < 5} == before
+    learned = chain.registry.learned(chain.stream.name, 6)
+    digests = {v.batch_ids[0]: set(v.batches) for v in chain.versions if v.number < 5}
+    assert set(learned) == digests["v0-v0"] | digests["v2-v2"] | digests["v3-v3"]
