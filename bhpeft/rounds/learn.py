@@ -92,7 +92,7 @@ def learn(
     """
     began = time.monotonic()
     parent, mended = run(find_parent, stream, registry, lock)
-    finished = _finished(batch, parent, mended)
+    finished = _finished(batch, registry, parent, mended)
     if finished is not None:
         made = _taken_up(finished, registry)
         told = _told(stream, registry, made, run, group_lock, by)
@@ -205,12 +205,17 @@ def roll_back(
     )
 
 
-def _finished(batch: Batch, champion: Version | None, mended: list[Move]) -> Version | None:
-    """Return the version of this batch whose promotion a crash had cut off and repair has made."""
-    if champion is None or not {one.digest for one in batch.each} & set(champion.batches):
+def _finished(
+    batch: Batch, registry: Registry, champion: Version | None, mended: list[Move]
+) -> Version | None:
+    """Return the version that learned this batch, if mending has just put its chain back in use.
+
+    A promotion was cut off, or the alias was taken away by hand: until then all looked pending.
+    """
+    if champion is None or all(move.to_version != champion.number for move in mended):
         return None
-    moved = any(move.to_version == champion.number for move in mended)
-    return champion if moved else None
+    mine = {one.digest for one in batch.each}
+    return next((v for v in registry.book(champion.stream).chain if mine & set(v.batches)), None)
 
 
 def _taken_up(version: Version, registry: Registry) -> Any:

@@ -49,6 +49,24 @@ def test_a_crash_before_the_promotion_is_finished_by_the_next_round_without_trai
     assert (champion.number, len(chain.versions), chain.waiting) == (1, 1, [])
 
 
+def test_an_alias_taken_away_by_hand_makes_no_batch_look_new(chain: Chain) -> None:
+    """Without a champion all is pending; the round puts the alias back, and has learned it already.
+
+    It is also so for an ancestor's batch, which the version that is champion again did not learn.
+    """
+    batches = [chain.deliver(f"b{day}", day=day) for day in (1, 2)]
+    for batch in batches:
+        chain.learn(batch)
+    client = chain.registry.connection.client
+    client.delete_registered_model_alias(chain.stream.name, "champion")
+    assert chain.waiting == ["b1", "b2"]
+    outcome = chain.learn(batches[0], untrained())
+    assert (outcome.decision, outcome.version, outcome.prior_version) == ("promoted", 1, None)
+    champion = chain.champion
+    assert champion is not None
+    assert (champion.number, len(chain.versions), chain.waiting) == (2, 2, [])
+
+
 def test_the_next_batch_also_finishes_what_a_crash_left_and_continues_from_it(
     chain: Chain,
 ) -> None:
