@@ -70,7 +70,7 @@ def test_a_registry_that_is_away_is_named_without_its_password() -> None:
 def test_links_and_tags_hold_no_password(tmp_path: Path) -> None:
     """Links go to Prefect's pages and to the terminal; a failed round's error goes to a tag."""
     registry = Registry(f"http://ana:{HUSH}@mlflow.example.org")
-    page = RoundRun(registry.connection, "s", "b", "d", None, "7", "r")
+    page = RoundRun(registry.connection, "s", "b", "d", None, "ana", "7", "r")
     assert registry.link(page) == f"http://mlflow.example.org/#/experiments/7/runs/r?{TRAINING}"
     here = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
     with (
