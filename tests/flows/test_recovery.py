@@ -19,6 +19,7 @@ def test_a_run_cut_off_by_a_stop_gives_its_place_back():
     def watch() -> None:
         """Stand for the real one: only its runs' states matter here."""
 
+    end_lost_runs()  # Tests that came before on this server may have left some.
     deployment = RunnerDeployment.from_flow(watch, "lost", concurrency_limit=ONE_AT_A_TIME).apply()
     with get_client(sync_client=True) as client:
         lost, later = (client.create_flow_run_from_deployment(deployment) for _ in range(2))
