@@ -100,18 +100,18 @@ class Table:
         with _translated(self.address):
             table = self._open()
             identity = str(table.metadata().id)
-            if _digest(identity, span.batch_id) != digest or span.last > table.version():
+            here = self.since <= span.first and span.last <= table.version()
+            if not here or _digest(identity, span.batch_id) != digest:
                 return None
             try:
-                before = self._files(span.first - 1) if span.first else {}
-                now = self._files(span.last)
+                self._open(max(span.first - 1, 0))
             except LandingError:
-                # Vacuumed, or cut off the log: nobody can read those rows any more.
+                # Its log was cut off, oldest versions first: nobody can tell its rows any more.
                 return None
-            when = self._commits(table, self._known(table))[span.last - self.since].when
-        rows = sum(now[path] for path in now.keys() - before.keys())
-        rows = rows if span.high is None else span.high - span.low
-        return self._batch(identity, span, rows, when)
+            commits = self._commits(table, self._known(table))
+        mine = [commit for commit in commits if span.first <= commit.version <= span.last]
+        rows = sum(c.rows for c in mine) if span.high is None else span.high - span.low
+        return self._batch(identity, span, rows, mine[-1].when)
 
     def publish(self, folder: Path, batch_id: str, manifest: Manifest) -> Batch:
         """Refuse, as `desk` does."""

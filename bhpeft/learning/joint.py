@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -36,7 +36,7 @@ from bhpeft.errors import ConfigError, StateError
 from bhpeft.learning.checkpoint import Place, new_order
 from bhpeft.learning.course import Course
 from bhpeft.learning.descent import Descent
-from bhpeft.learning.fit import check_rows, check_time, fit, mode, walked
+from bhpeft.learning.fit import Watch, check_rows, check_time, fit, mode, walked
 from bhpeft.learning.problem import Task
 from bhpeft.learning.sharing import at_population, check_shares, common, coordinates
 from bhpeft.learning.state import AdapterState
@@ -118,10 +118,6 @@ class Joint:
         return at_population(self.population, start, start.spec.labels == known.spec.labels)
 
 
-# Called with how many steps the longest task has taken, and of how many.
-Watch = Callable[[int, int], None]
-
-
 def fit_jointly(
     tasks: Mapping[str, Task],
     generator: Generator,
@@ -134,7 +130,8 @@ def fit_jointly(
         tasks: by name; first rounds on one model, under one variant and plan.
         generator: the source of every task's draws and order of rows.
         sharing: how tightly the tasks are held together.
-        watch: called after each step of all.
+        watch: called after each step of all, with how many the longest task has taken, and of how
+            many.
 
     Raises:
         ConfigError: there is no task, or a task is none that can share.

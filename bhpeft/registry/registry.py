@@ -77,9 +77,7 @@ class Registry:
 
     def in_group(self, group: str) -> list[Version]:
         """Return the champions that were learned in a group, by their streams' names."""
-        known = self._versions.of_group(group)
-        found = {stream: self.champion(stream) for stream in sorted(known)}
-        return [one for name, one in found.items() if one and one.number in known[name]]
+        return self._versions.champions_of(group)
 
     def version(self, stream: str, number: int) -> Version:
         """Return one version.

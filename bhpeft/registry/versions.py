@@ -75,13 +75,13 @@ class Versions:
                 found[item.name][int(item.version)] = _version(item, aliases[item.name])
         return {stream: dict(sorted(numbered.items())) for stream, numbered in found.items()}
 
-    def of_group(self, group: str) -> dict[str, list[int]]:
-        """Return the numbers of the versions learned in a group, by stream; one call."""
-        found: dict[str, list[int]] = {}
+    def champions_of(self, group: str) -> list[Version]:
+        """Return the champions learned in a group, by stream; a few calls, however many."""
+        aliases = {entry.stream: entry.aliases for entry in self.streams()}
         only = f"tags.`{PREFIX}group` = '{group}'"
-        for item in self._search(only, f"list the versions of the group {group!r}"):
-            found.setdefault(item.name, []).append(int(item.version))
-        return found
+        items = self._search(only, f"list the versions of the group {group!r}")
+        found = [_version(item, aliases[item.name]) for item in items if item.name in aliases]
+        return sorted((v for v in found if CHAMPION in v.aliases), key=lambda v: v.stream)
 
     def _search(self, only: str, doing: str) -> list[Any]:
         found: list[Any] = []

@@ -6,16 +6,14 @@ decides does so later, in a run of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 from bhpeft.errors import NotAllowed, NotWaiting
 from bhpeft.registry import Book, Move, Registry, Version
+from bhpeft.registry.promotion import Lock
 from bhpeft.registry.records import HELD
 from bhpeft.stream import Stream
-
-Lock = Callable[[], AbstractContextManager[object]]
 
 EXPIRY = "bhpeft expiry"
 """Who refuses a candidate nobody decided about."""

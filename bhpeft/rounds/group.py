@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 from bhpeft.errors import RegistryError, StateError
 from bhpeft.registry import Registry
+from bhpeft.registry.promotion import Lock
 from bhpeft.stream import Stream
 
 logger = logging.getLogger(__name__)
-
-Lock = Callable[[], AbstractContextManager[Any]]
 
 
 def tell_group(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,12 +19,12 @@ from bhpeft.data.batch import Batch, merged
 from bhpeft.data.contract import Contract, load_contract
 from bhpeft.errors import BatchAlreadyLearned, BatchError
 from bhpeft.registry import Move, Registry, Version
+from bhpeft.registry.promotion import Lock
 from bhpeft.rounds import shortage
 from bhpeft.rounds.group import tell_group
 from bhpeft.rounds.soundness import Run, sound_batches
 from bhpeft.stream import Stream
 
-Lock = Callable[[], AbstractContextManager[Any]]
 # Called with a stage's name, how much of it is done and how much there is.
 Progress = Callable[[str, int, int], None]
 

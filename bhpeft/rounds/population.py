@@ -18,8 +18,8 @@ was first learned with, as long as that is in the chain of the one in use.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +37,10 @@ from bhpeft.learning.sharing import check_shares, coordinates_of
 from bhpeft.learning.state import TENSOR_FILE, AdapterState
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.registry import POPULATION, Move, Registry, Version, population_name
+from bhpeft.registry.promotion import Lock
 from bhpeft.registry.records import PROMOTED
 from bhpeft.rounds.spec import variant_of
 from bhpeft.stream import Stream, all_streams
-
-Lock = Callable[[], AbstractContextManager[object]]
 
 # How often an update is tried again when another process moved the population meanwhile.
 ATTEMPTS = 5

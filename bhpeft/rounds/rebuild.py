@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from bhpeft.data.batch import Batch
 from bhpeft.errors import BatchError, BatchIncomplete, UnknownVersion
 from bhpeft.registry import Book, Registry, Version
-from bhpeft.rounds.approval import Lock
+from bhpeft.registry.promotion import Lock
 from bhpeft.rounds.backlog import landing_of
 from bhpeft.rounds.learn import Outcome, learn
 from bhpeft.rounds.turn import turn

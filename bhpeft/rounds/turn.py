@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 
 from bhpeft.data.batch import Batch
 from bhpeft.registry import Book, Registry
-from bhpeft.rounds.approval import Lock, expire, supersede
+from bhpeft.registry.promotion import Lock
+from bhpeft.rounds.approval import expire, supersede
 from bhpeft.rounds.backlog import VAGUE, waiting
 from bhpeft.stream import Stream
 
