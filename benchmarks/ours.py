@@ -12,8 +12,8 @@ from torch import Generator
 from benchmarks.peers.problem import SEED, Learner, Problem
 from bhpeft.learning.build import build_model, first_state
 from bhpeft.learning.descent import Descent
+from bhpeft.learning.lesson import Lesson
 from bhpeft.learning.plan import Plan
-from bhpeft.learning.problem import Task
 from bhpeft.learning.state import Spec
 from bhpeft.learning.variants import BH_PEFT
 from bhpeft.models.arithmetic import MEASURED, PLAIN, Arithmetic, in_words
@@ -47,12 +47,12 @@ def ours(
     plan = Plan(batch_size=rows)
     with tempfile.TemporaryDirectory() as folder:
         chunk = (["a text"] * rows, [0] * rows, list(range(rows)))
-        task = round_on(chunk, problem, Path(folder), plan, methods, arithmetic, gaussian)
-    descent = Descent.begin(task, Generator().manual_seed(SEED))
-    words = in_words(task.model.model)
+        lesson = round_on(chunk, problem, Path(folder), plan, methods, arithmetic, gaussian)
+    descent = Descent.begin(lesson, Generator().manual_seed(SEED))
+    words = in_words(lesson.model.model)
 
     def step() -> None:
-        with task.model.checkpointed() if checkpointing else nullcontext():
+        with lesson.model.checkpointed() if checkpointing else nullcontext():
             descent.step(problem.minibatch, 10**6)
 
     return Ours(step=step, arithmetic=f"{words['dtype']} {words['attention']}")
@@ -67,7 +67,7 @@ def round_on(
     arithmetic: Arithmetic = PLAIN,
     gaussian: bool = True,
     adapted_layers: int | None = None,
-) -> Task:
+) -> Lesson:
     """Return a first round's learning problem on these rows.
 
     Args:
@@ -95,4 +95,4 @@ def round_on(
     model = build_model(spec, arithmetic)
     start = first_state(model, spec, variant, rows[0][:8], Generator().manual_seed(SEED))
     table = TokenTable.build([rows], model.base.tokenizer, tokens, folder, "the rows")
-    return Task(model, start, start.prior, table, plan, variant, first=True)
+    return Lesson(model, start, start.prior, table, plan, variant, first=True)

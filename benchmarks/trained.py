@@ -20,9 +20,9 @@ from benchmarks.peers.problem import MINILM, Problem
 from benchmarks.texts import labelled, opinions
 from bhpeft.learning.build import build_model, first_state
 from bhpeft.learning.fit import fit
+from bhpeft.learning.lesson import Lesson
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.predict import Predictor
-from bhpeft.learning.problem import Task
 from bhpeft.learning.state import AdapterState, Spec
 from bhpeft.learning.variants import BH_PEFT
 from bhpeft.models.arithmetic import MEASURED, Arithmetic
@@ -109,5 +109,5 @@ def _learn(spec: Spec, rows: pd.DataFrame, names: Sequence[str], epochs: int) ->
     plan = Plan(epochs=epochs, max_epochs=200, rho_learning_rate=0.1)
     with tempfile.TemporaryDirectory() as folder:
         table = TokenTable.build([chunk], model.base.tokenizer, TOKENS, Path(folder), "rows")
-        task = Task(model, state, state.prior, table, plan, BH_PEFT, first=True)
-        return fit(task, source).state
+        lesson = Lesson(model, state, state.prior, table, plan, BH_PEFT, first=True)
+        return fit(lesson, source).state

@@ -22,10 +22,10 @@ from benchmarks.peers.problem import MINILM
 from bhpeft.learning.build import build_model, first_state
 from bhpeft.learning.complete import complete
 from bhpeft.learning.finishes import Selection
+from bhpeft.learning.lesson import Lesson
 from bhpeft.learning.members import with_members
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.predictors import full
-from bhpeft.learning.problem import Task
 from bhpeft.learning.state import AdapterState, Spec
 from bhpeft.learning.variants import Variant, Width, variant
 from bhpeft.models.arithmetic import MEASURED
@@ -150,9 +150,9 @@ class Learner:
         prior = state.prior if first else power_prior(state.posterior, state.prior, forgetting)
         start = state if first else replace(state, posterior=prior)
         with self.reading(rows) as table:
-            task = self.task(start, prior, table, first, forgetting, **changes)
+            lesson = self.lesson(start, prior, table, first, forgetting, **changes)
             kept = Selection(selection.texts, np.array(selection.labels, dtype=np.int64))
-            return complete(task, self.generator, kept).state
+            return complete(lesson, self.generator, kept).state
 
     def _plan(self, rows: int, changes: Mapping[str, Any]) -> Plan:
         plan = Plan(**{**self.recipe.plan, **changes})
@@ -160,7 +160,7 @@ class Learner:
         epochs = max(plan.epochs, epochs)
         return replace(plan, epochs=epochs, max_epochs=max(epochs, plan.max_epochs))
 
-    def task(
+    def lesson(
         self,
         start: AdapterState,
         prior: MeanField,
@@ -168,10 +168,10 @@ class Learner:
         first: bool = True,
         forgetting: float = 1.0,
         **changes: Any,
-    ) -> Task:
+    ) -> Lesson:
         """Return a round's learning problem."""
         plan, predicted = self._plan(len(rows), changes), start.spec.predicted
-        return Task(
+        return Lesson(
             self.model, start, prior, rows, plan, self.variant, first, forgetting, predicted
         )
 

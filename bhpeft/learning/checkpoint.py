@@ -29,7 +29,7 @@ from torch import Generator, Tensor
 
 from bhpeft.learning.course import Course
 from bhpeft.learning.descent import Descent
-from bhpeft.learning.problem import Task
+from bhpeft.learning.lesson import Lesson
 
 VECTORS = ("mean", "rho", "point", "momentum")
 FISHERS = ("gaussian_fisher", "point_fisher")
@@ -62,21 +62,21 @@ class Checkpoint:
         self._last = time.monotonic()
 
     @classmethod
-    def opened(cls, folder: Path, task: Task, generator: Generator, every: float) -> Checkpoint:
+    def opened(cls, folder: Path, lesson: Lesson, generator: Generator, every: float) -> Checkpoint:
         """Return the checkpoint of this learning problem; those of others in `folder` go.
 
         Args:
             folder: of one stream, whose rounds come one at a time.
-            task: the learning problem.
+            lesson: the learning problem.
             generator: as the round begins with it.
             every: seconds between two saves.
         """
-        path = folder / f"{identity(task, generator)}.safetensors"
+        path = folder / f"{identity(lesson, generator)}.safetensors"
         for other in folder.glob("*.safetensors*"):
             if other != path:
                 other.unlink(missing_ok=True)
         # All processes of a training restore; what they would save is the same.
-        return cls(path, every if task.ranks.rank == 0 else math.inf)
+        return cls(path, every if lesson.ranks.rank == 0 else math.inf)
 
     def restore(self, descent: Descent, course: Course) -> Place:
         """Put the training where an interrupted attempt saved it; return the place.
@@ -105,16 +105,24 @@ class Checkpoint:
         self._last = time.monotonic()
 
 
-def identity(task: Task, generator: Generator) -> str:
+def identity(lesson: Lesson, generator: Generator) -> str:
     """Return the digest of a learning problem: same digest, same training step for step."""
-    start, prior = task.start, task.prior
+    start, prior = lesson.start, lesson.prior
     vectors = (start.posterior.mean, start.posterior.rho, prior.mean, prior.rho)
     named: Iterator[tuple[str, Tensor]] = chain(start.point.items(), start.precision.items())
-    plan = replace(task.plan, save_every=1.0, max_seconds=0.0)
-    rows = [task.rows.identity, len(task.rows), task.ranks.size]
+    plan = replace(lesson.plan, save_every=1.0, max_seconds=0.0)
+    rows = [lesson.rows.identity, len(lesson.rows), lesson.ranks.size]
     # A set of words is written in another order by every process.
-    variant = asdict(task.variant) | {"gaussian": sorted(task.variant.gaussian)}
-    words = [start.spec, plan, variant, task.first, task.forgetting, rows, task.model.device.type]
+    variant = asdict(lesson.variant) | {"gaussian": sorted(lesson.variant.gaussian)}
+    words = [
+        start.spec,
+        plan,
+        variant,
+        lesson.first,
+        lesson.forgetting,
+        rows,
+        lesson.model.device.type,
+    ]
     digest = hashlib.sha256(repr([*words, torch.__version__]).encode())
     for vector in (*vectors, generator.get_state()):
         digest.update(vector.detach().cpu().contiguous().numpy().tobytes())
@@ -170,4 +178,4 @@ def _put_back(
 
 
 def _of_course() -> list[str]:
-    return [field.name for field in fields(Course) if field.name not in ("task", "begun")]
+    return [field.name for field in fields(Course) if field.name not in ("lesson", "begun")]

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bhpeft.learning.descent import Descent, diverged
+from bhpeft.learning.lesson import Lesson
 from bhpeft.learning.plan import PLATEAU
-from bhpeft.learning.problem import Task
 from bhpeft.learning.travel import epochs_needed, travel_left
 
 
@@ -24,14 +24,14 @@ class Course:
     """How far a round goes; iterating over it gives its epochs, counted from 1.
 
     Attributes:
-        task: what is learned.
+        lesson: what is learned.
         epochs: how many there are to be, as far as is known.
         travel_met: whether rho was found to have the way it needs; None where there is no rho.
         settled: whether the loss stopped falling before the end.
         begun: epochs that an interrupted attempt has left behind.
     """
 
-    task: Task
+    lesson: Lesson
     epochs: int
     travel_met: bool | None = None
     settled: bool = False
@@ -43,11 +43,11 @@ class Course:
     @property
     def steps(self) -> int:
         """Return how many steps there are to be."""
-        return self.task.steps(self.epochs)
+        return self.lesson.steps(self.epochs)
 
     def __iter__(self) -> Iterator[int]:
         epoch = self.begun
-        while epoch < self.epochs and epoch * self.task.steps_an_epoch < self.steps:
+        while epoch < self.epochs and epoch * self.lesson.steps_an_epoch < self.steps:
             epoch += 1
             yield epoch
 
@@ -60,17 +60,17 @@ class Course:
         """
         if epoch == 1:
             self._lengthen(float(descent.gaussian_fisher.one_row.mean()))
-        if self.task.plan.patience and not self.settled:
+        if self.lesson.plan.patience and not self.settled:
             self._wait(descent.epoch_loss())
-            if self._waited >= self.task.plan.patience and epoch + 1 < self.epochs:
+            if self._waited >= self.lesson.plan.patience and epoch + 1 < self.epochs:
                 self._end_after(epoch + 1, descent)
 
     def _lengthen(self, curvature: float) -> None:
-        if self.task.start.posterior.size == 0 or self.task.variant.estimator == "mean":
+        if self.lesson.start.posterior.size == 0 or self.lesson.variant.estimator == "mean":
             return
         if not math.isfinite(curvature):
             raise diverged("in its first epoch", f"a mean squared gradient of {curvature}")
-        self.epochs, self._needed = epochs_needed(self.task, curvature)
+        self.epochs, self._needed = epochs_needed(self.lesson, curvature)
         self.travel_met = True
 
     def _wait(self, loss: float) -> None:
@@ -81,7 +81,7 @@ class Course:
 
     def _end_after(self, epochs: int, descent: Descent) -> None:
         """End after so many epochs in all, if rho can have arrived by then."""
-        left = travel_left(self.task, self.task.plan.rate(descent.steps, self.steps))
+        left = travel_left(self.lesson, self.lesson.plan.rate(descent.steps, self.steps))
         if descent.travelled + left >= self._needed:
             descent.end_by(self.steps)
             self.epochs, self.settled = epochs, True

@@ -21,8 +21,8 @@ from torch import Generator, Tensor
 
 from bhpeft.errors import Diverged
 from bhpeft.learning.fisher import Fisher, one_row_of
+from bhpeft.learning.lesson import Lesson, kl_share
 from bhpeft.learning.movement import MOVES, Pace, groups
-from bhpeft.learning.problem import Task, kl_share
 from bhpeft.learning.state import AdapterState, layout
 from bhpeft.posterior import MeanField, flatten, unflatten
 from bhpeft.posterior.dropout import dropped, masks, rates_of
@@ -75,7 +75,7 @@ class Descent:
         epoch_nll: the NLL of the epoch's rows so far, summed.
     """
 
-    task: Task
+    lesson: Lesson
     generator: Generator
     mean: Tensor
     rho: Tensor
@@ -97,25 +97,27 @@ class Descent:
     _unread: list[tuple[dict[str, float], Tensor, Tensor]] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, task: Task, generator: Generator) -> Descent:
+    def begin(cls, lesson: Lesson, generator: Generator) -> Descent:
         """Return the vectors where the round starts, on the model's device."""
-        device = task.model.device
-        start, plan = task.start, task.plan
+        device = lesson.model.device
+        start, plan = lesson.start, lesson.plan
         shapes = layout(start.point)
         mean = start.posterior.mean.detach().clone().to(device)
         rho = start.posterior.rho.detach().clone().to(device)
         point = flatten(start.point, shapes).detach().to(device).clone()
         # Round 0 has nothing to be anchored to but a prior around zero, where the variant has one.
-        anchor = torch.zeros_like(point) if task.first else point.clone()
-        anchored = task.variant.decays if task.first else plan.point_weights == "anchored"
+        anchor = torch.zeros_like(point) if lesson.first else point.clone()
+        anchored = lesson.variant.decays if lesson.first else plan.point_weights == "anchored"
         # The anchor ages with ρ just as the Gaussian prior widens.
-        precision = flatten(start.precision, shapes).to(device) * task.forgetting * float(anchored)
+        precision = (
+            flatten(start.precision, shapes).to(device) * lesson.forgetting * float(anchored)
+        )
         fused = device.type in ("cuda", "cpu")
         return cls(
-            task, generator, mean, rho, point, task.prior.to(device), anchor, precision,
+            lesson, generator, mean, rho, point, lesson.prior.to(device), anchor, precision,
             torch.optim.AdamW(groups(mean, rho, point), weight_decay=0.0, fused=fused),
             Fisher(mean.numel(), device), Fisher(point.numel(), device),
-            torch.zeros_like(mean), rates_of(task.model.sites.parts, task.variant.dropout),
+            torch.zeros_like(mean), rates_of(lesson.model.sites.parts, lesson.variant.dropout),
         )  # fmt: skip
 
     @property
@@ -146,7 +148,7 @@ class Descent:
         found = nll_gradient(self.q, noise, draw_gradient)
         # Where every row was drawn for, its score is known; else the mean's gradient tells it.
         scores = one_row_of(draw_gradient, own) if noise.dim() == 2 else nll.new_empty(0)
-        nll, mean, rho, point, scores = self.task.ranks.mean(
+        nll, mean, rho, point, scores = self.lesson.ranks.mean(
             rows, (nll, found.mean, found.rho, point_gradient, scores)
         )
         self.gaussian_fisher.take(scores if noise.dim() == 2 else one_row_of(mean, rows))
@@ -167,77 +169,77 @@ class Descent:
 
     def epoch_loss(self) -> float:
         """Return the loss over the rows since this was last asked: mean NLL + λ/N · KL."""
-        nll = float(self.epoch_nll) / len(self.task.rows)
+        nll = float(self.epoch_nll) / len(self.lesson.rows)
         self.epoch_nll = 0.0
-        scale = kl_scale(self.task.variant.kl_weight, len(self.task.rows))
+        scale = kl_scale(self.lesson.variant.kl_weight, len(self.lesson.rows))
         return nll + scale * float(self.q.kl(self.prior))
 
     def end_by(self, steps: int) -> None:
         """Let the rates fall from here to zero, whatever the plan has left of `steps`."""
-        self.ending = (self.steps, self.task.plan.rate(self.steps, steps))
+        self.ending = (self.steps, self.lesson.plan.rate(self.steps, steps))
 
     def _noise(self, rows: int) -> Tensor:
         # The point estimate has no Gaussian weight, hence nothing to draw for each example.
-        estimator = self.task.variant.estimator if self.q.size else "shared"
-        return ESTIMATORS[estimator](self.q, self.task.ranks.source(self.generator), rows)
+        estimator = self.lesson.variant.estimator if self.q.size else "shared"
+        return ESTIMATORS[estimator](self.q, self.lesson.ranks.source(self.generator), rows)
 
     def _backward(
         self, minibatch: Mapping[str, Tensor], noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        model = self.task.model
+        model = self.lesson.model
         draw = self.q.at(noise).requires_grad_()
         point = self.point.clone().requires_grad_()
-        points = unflatten(point, layout(self.task.start.point))
+        points = unflatten(point, layout(self.lesson.start.point))
         left_out = self._left_out(len(minibatch["labels"]))
         weights = unflatten(draw, self.prior.shapes) | points | dropped(points, left_out)
-        if self.task.projection is not None:
-            weights = self.task.projection.realised(weights)
+        if self.lesson.projection is not None:
+            weights = self.lesson.projection.realised(weights)
         # One scope for both passes: checkpointed layers are computed again in the backward pass
         # and must find the weights of this draw there.
         with model.swapped(weights):
             logits = model.logits(minibatch, per_example=noise.dim() == 2 or bool(left_out))
-            nll = self.task.predicted.loss(logits, minibatch)
+            nll = self.lesson.predicted.loss(logits, minibatch)
             nll.backward()  # type: ignore[no-untyped-call]
         return nll.detach(), _gradient(draw), _gradient(point)
 
     def _left_out(self, rows: int) -> dict[str, Tensor]:
         """Return a mask of its own for every row, by weight; none where nothing is left out."""
-        shapes = self.task.model.shapes
+        shapes = self.lesson.model.shapes
         if not self.dropout:
             return {}
-        found = masks(shapes, self.dropout, self.task.ranks.source(self.generator), rows)
+        found = masks(shapes, self.dropout, self.lesson.ranks.source(self.generator), rows)
         return {name: mask.to(self.mean.device) for name, mask in found.items()}
 
     def _move(self, found: Gathered, steps: int) -> None:
         pace = Pace(self._rate(steps), self._scale(steps), steps)
         gradient = ElboGradient(found.mean, found.rho)
-        move = MOVES[self.task.variant.optimiser]
+        move = MOVES[self.lesson.variant.optimiser]
         self.travelled += move(self, gradient, self._point_gradient(found.point), pace)
 
     def _rate(self, steps: int) -> float:
         """Return the learning rates' factor at this step."""
         if self.ending is None:
-            return self.task.plan.rate(self.steps, steps)
+            return self.lesson.plan.rate(self.steps, steps)
         begun, rate = self.ending
         return rate * (steps - self.steps) / (steps - begun)
 
     def _scale(self, steps: int) -> float:
         """Return λ/N times the step's share of the KL."""
-        task = self.task
-        share = task.steps_an_epoch * kl_share(task, self.steps, steps)
-        return kl_scale(task.variant.kl_weight, len(task.rows)) * share
+        lesson = self.lesson
+        share = lesson.steps_an_epoch * kl_share(lesson, self.steps, steps)
+        return kl_scale(lesson.variant.kl_weight, len(lesson.rows)) * share
 
     def _point_gradient(self, gradient: Tensor) -> Tensor:
-        task = self.task
-        if task.plan.point_weights == "frozen" and not task.first:
+        lesson = self.lesson
+        if lesson.plan.point_weights == "frozen" and not lesson.first:
             return torch.zeros_like(gradient)
-        anchor = kl_scale(task.variant.kl_weight, len(task.rows)) * self.precision
+        anchor = kl_scale(lesson.variant.kl_weight, len(lesson.rows)) * self.precision
         return gradient + anchor * (self.point - self.anchor)
 
     def _note(self, nll: Tensor, steps: int) -> None:
         """Keep a point of the curve where it was computed."""
         known = {"step": self.steps, "of": steps, "scale": self._scale(steps)}
-        known["learning_rate"] = self._rate(steps) * self.task.plan.learning_rate
+        known["learning_rate"] = self._rate(steps) * self.lesson.plan.learning_rate
         self._unread.append((known, nll, self.q.kl(self.prior)))
         if len(self._unread) >= READ_TOGETHER:
             self.read()
@@ -270,21 +272,21 @@ class Descent:
         for name, vector in (("mean", self.mean), ("rho", self.rho), ("point", self.point)):
             if not bool(torch.isfinite(vector).all()):
                 raise diverged("at its last steps", f"a {name} that is not finite")
-        task = self.task
-        shapes = layout(task.start.point)
+        lesson = self.lesson
+        shapes = layout(lesson.start.point)
         precision = online_precision(
-            flatten(task.start.precision, shapes),
+            flatten(lesson.start.precision, shapes),
             self.point_fisher.one_row.cpu(),
-            len(task.rows),
-            decay=task.forgetting,
-            kl_weight=task.variant.kl_weight,
+            len(lesson.rows),
+            decay=lesson.forgetting,
+            kl_weight=lesson.variant.kl_weight,
         )
         return AdapterState(
             posterior=self.q.to("cpu"),
-            prior=task.start.prior,
+            prior=lesson.start.prior,
             point=unflatten(self.point.detach().cpu(), shapes),
             precision=unflatten(precision, shapes),
-            spec=task.start.spec,
+            spec=lesson.start.spec,
         )
 
 

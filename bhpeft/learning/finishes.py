@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from bhpeft.errors import ConfigError
+from bhpeft.learning.lesson import Lesson
 from bhpeft.learning.predict import Predictor
-from bhpeft.learning.problem import Task
 from bhpeft.learning.state import AdapterState
 from bhpeft.learning.training_free import training_free
 from bhpeft.models.adapted import AdaptedModel
@@ -64,24 +64,24 @@ class Selection:
         return predictor.task.restricted(said, self.options)
 
 
-Finish = Callable[[AdapterState, Task, Selection], AdapterState]
+Finish = Callable[[AdapterState, Lesson, Selection], AdapterState]
 
 
-def temperature(state: AdapterState, task: Task, selection: Selection) -> AdapterState:
+def temperature(state: AdapterState, lesson: Lesson, selection: Selection) -> AdapterState:
     """Return the state with the temperature that suits the selection rows best.
 
     Raises:
         ConfigError: there are no selection rows, or the task has no class probabilities.
     """
-    if not len(selection.texts) or "probability" not in task.predicted.answers:
+    if not len(selection.texts) or "probability" not in lesson.predicted.answers:
         raise ConfigError(
             "A temperature cannot be fitted",
-            found=f"{len(selection.texts)} selection rows of a {task.predicted.name} task",
+            found=f"{len(selection.texts)} selection rows of a {lesson.predicted.name} task",
             expected="rows on the selection side of the split, and class probabilities",
             remedy="Raise data.selection, or use another variant.",
         )
     plain = state.with_spec(temperature=1.0)
-    probs = torch.from_numpy(selection.said(Predictor(task.model, plain)))
+    probs = torch.from_numpy(selection.said(Predictor(lesson.model, plain)))
     # A label that a row may not choose stays impossible at any temperature.
     log_probs = probs.clamp_min(1e-300).log().where(probs > 0, float("-inf"))
     targets = torch.from_numpy(selection.targets)
@@ -109,7 +109,7 @@ def best_temperature(log_probs: Tensor, targets: Tensor) -> float:
 
 
 @torch.no_grad()
-def laplace(state: AdapterState, task: Task, selection: Selection) -> AdapterState:
+def laplace(state: AdapterState, lesson: Lesson, selection: Selection) -> AdapterState:
     """Return the state with the head's σ from the exact diagonal of its GGN over the batch.
 
     σ_j = (1/s̃_j² + N·h_j/λ)^(−½), the optimum of the ELBO to second order, around the mode.
@@ -118,18 +118,18 @@ def laplace(state: AdapterState, task: Task, selection: Selection) -> AdapterSta
         ConfigError: something else than a linear head of class logits is Gaussian.
     """
     strange = set(state.posterior.shapes) - {"head.weight", "head.bias"}
-    if strange or "probability" not in task.predicted.answers:
+    if strange or "probability" not in lesson.predicted.answers:
         raise ConfigError(
             "The last layer's Laplace is over a linear head of class logits",
-            found=", ".join(sorted(strange)[:3]) or f"a {task.predicted.name} task",
+            found=", ".join(sorted(strange)[:3]) or f"a {lesson.predicted.name} task",
             expected="head.weight and head.bias, and nothing else Gaussian",
         )
     q = state.posterior
-    weight, bias = _curvature(task, state)
+    weight, bias = _curvature(lesson, state)
     found = {"head.weight": weight, "head.bias": bias}
     curvature = torch.cat([found[name].reshape(-1) for name in q.shapes])
-    scaled = len(task.rows) / task.variant.kl_weight * curvature
-    std = (task.prior.std.square().reciprocal() + scaled).rsqrt()
+    scaled = len(lesson.rows) / lesson.variant.kl_weight * curvature
+    std = (lesson.prior.std.square().reciprocal() + scaled).rsqrt()
     return replace(state, posterior=replace(q, rho=SCALES[q.scale].rho(std)))
 
 
@@ -156,8 +156,8 @@ def head_curvature(pooled: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
     return spread.t() @ pooled.square() / len(pooled), spread.mean(0)
 
 
-def _curvature(task: Task, state: AdapterState) -> tuple[Tensor, Tensor]:
-    model = task.model
+def _curvature(lesson: Lesson, state: AdapterState) -> tuple[Tensor, Tensor]:
+    model = lesson.model
     seen: list[Tensor] = []
     sums = [torch.zeros(()), torch.zeros(())]
     hook = model.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))  # type: ignore[attr-defined]
@@ -165,10 +165,10 @@ def _curvature(task: Task, state: AdapterState) -> tuple[Tensor, Tensor]:
     try:
         with model.swapped({name: w.to(model.device) for name, w in weights.items()}):
             order = torch.Generator().manual_seed(0)
-            for minibatch in task.rows.minibatches(task.plan.batch_size, order):
+            for minibatch in lesson.rows.minibatches(lesson.plan.batch_size, order):
                 probs = model.logits(minibatch).float().softmax(-1)
                 found = head_curvature(seen.pop().float(), probs)
-                share = len(probs) / len(task.rows)
+                share = len(probs) / len(lesson.rows)
                 sums = [total + share * one for total, one in zip(sums, found, strict=True)]
     finally:
         hook.remove()

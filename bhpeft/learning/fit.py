@@ -20,13 +20,13 @@ from bhpeft.errors import FitError, TimeLimit
 from bhpeft.learning.checkpoint import Checkpoint, Place, new_order
 from bhpeft.learning.course import Course
 from bhpeft.learning.descent import Descent
+from bhpeft.learning.lesson import Lesson
 from bhpeft.learning.plan import Plan
-from bhpeft.learning.problem import Task
 from bhpeft.learning.state import AdapterState
 from bhpeft.models.adapted import Minibatch
 from bhpeft.models.transfer import on_device
 
-__all__ = ["Fitted", "Task", "Watch", "fit"]
+__all__ = ["Fitted", "Lesson", "Watch", "fit"]
 
 # Called with the steps taken and the steps planned.
 Watch = Callable[[int, int], None]
@@ -56,12 +56,12 @@ class Fitted:
 
 
 def fit(
-    task: Task, generator: Generator, watch: Watch | None = None, kept: Path | None = None
+    lesson: Lesson, generator: Generator, watch: Watch | None = None, kept: Path | None = None
 ) -> Fitted:
     """Learn one batch.
 
     Args:
-        task: the model, where to start, the prior, the rows and the schedule.
+        lesson: the model, where to start, the prior, the rows and the schedule.
         generator: the source of draws and of the order of rows.
         watch: called after each step.
         kept: the folder where a long training is saved, and taken up by a later attempt.
@@ -73,14 +73,14 @@ def fit(
         RanksFailed: the processes that learn it together have come apart.
         FitError: there are no rows.
     """
-    check_rows(task)
-    saved = Checkpoint.opened(kept, task, generator, task.plan.save_every) if kept else None
-    descent, course = Descent.begin(task, generator), Course(task, task.plan.epochs)
+    check_rows(lesson)
+    saved = Checkpoint.opened(kept, lesson, generator, lesson.plan.save_every) if kept else None
+    descent, course = Descent.begin(lesson, generator), Course(lesson, lesson.plan.epochs)
     place = saved.restore(descent, course) if saved else Place()
     began = time.monotonic() - place.seconds
-    with mode(task):
+    with mode(lesson):
         for step in walked(descent, course, place):
-            check_time(task.plan, began)
+            check_time(lesson.plan, began)
             if saved:
                 here = replace(step, seconds=time.monotonic() - began)
                 saved.save_in_time(descent, course, here)
@@ -90,11 +90,11 @@ def fit(
         state=descent.finished(),
         curve=descent.curve,
         steps=descent.steps,
-        epochs=min(course.epochs, math.ceil(descent.steps / task.steps_an_epoch)),
+        epochs=min(course.epochs, math.ceil(descent.steps / lesson.steps_an_epoch)),
         seconds=time.monotonic() - began,
         travel_met=course.travel_met,
         settled=course.settled,
-        kl_weight=task.variant.kl_weight,
+        kl_weight=lesson.variant.kl_weight,
     )
 
 
@@ -102,47 +102,47 @@ def walked(descent: Descent, course: Course, place: Place) -> Iterator[Place]:
     """Take the steps of a training one by one; yield after each where it is.
 
     Args:
-        descent: what moves; its task and its generator say over which rows, in which order.
+        descent: what moves; its lesson and its generator say over which rows, in which order.
         course: how far.
         place: where an interrupted attempt left off, or the beginning.
     """
-    task = descent.task
+    lesson = descent.lesson
     for epoch in course:
         if epoch != place.epoch:
             place = Place(epoch, new_order(descent.generator))
         left = course.steps - descent.steps
-        for group in islice(_groups(task, place.order), place.moves, place.moves + left):
+        for group in islice(_groups(lesson, place.order), place.moves, place.moves + left):
             for minibatch in group:
                 descent.gather(minibatch)
             descent.move(course.steps)
             place = replace(place, moves=place.moves + 1)
             yield place
         descent.read()
-        task.ranks.check_same(descent.mean, descent.rho, descent.point)
+        lesson.ranks.check_same(descent.mean, descent.rho, descent.point)
         course.judge(epoch, descent)
 
 
-def _groups(task: Task, order: int) -> Iterator[list[Minibatch]]:
+def _groups(lesson: Lesson, order: int) -> Iterator[list[Minibatch]]:
     """Yield the minibatches of an epoch, as many together as one step is made from."""
     source = Generator().manual_seed(order)
-    minibatches = task.rows.minibatches(task.plan.batch_size, source, task.ranks.share)
-    moved = on_device(minibatches, task.model.device)
-    while group := list(islice(moved, task.plan.accumulate)):
+    minibatches = lesson.rows.minibatches(lesson.plan.batch_size, source, lesson.ranks.share)
+    moved = on_device(minibatches, lesson.model.device)
+    while group := list(islice(moved, lesson.plan.accumulate)):
         yield group
 
 
-def mode(task: Task) -> AbstractContextManager[None]:
+def mode(lesson: Lesson) -> AbstractContextManager[None]:
     """Return the scope a training runs in: activations recomputed, where the plan says so."""
-    return task.model.checkpointed() if task.plan.checkpointing else nullcontext()
+    return lesson.model.checkpointed() if lesson.plan.checkpointing else nullcontext()
 
 
-def check_rows(task: Task) -> None:
+def check_rows(lesson: Lesson) -> None:
     """Refuse a problem without rows.
 
     Raises:
         FitError: it has none.
     """
-    if len(task.rows) == 0:
+    if len(lesson.rows) == 0:
         raise FitError(
             "The batch has no training rows",
             found="every row on the hold-out side of the split",

@@ -17,8 +17,8 @@ from torch import Generator
 from bhpeft.errors import FitError
 from bhpeft.learning.build import build_model
 from bhpeft.learning.fit import Fitted
+from bhpeft.learning.lesson import Lesson
 from bhpeft.learning.plan import Plan
-from bhpeft.learning.problem import Task
 from bhpeft.learning.projection import TABLE, projection_of
 from bhpeft.learning.ranks import Ranks
 from bhpeft.learning.state import AdapterState
@@ -37,7 +37,7 @@ class Problem:
     """What a learning problem's tensors do not say.
 
     Attributes:
-        plan, variant, first, forgetting: the task's.
+        plan, variant, first, forgetting: the lesson's.
         rows: the token table's path.
         arithmetic: what the base computes in.
         shard: whether the ranks share the frozen base's weights too.
@@ -60,37 +60,41 @@ _PROBLEM = TypeAdapter(Problem)
 
 
 def hand_over(
-    task: Task, generator: Generator, folder: Path, *, shard: bool, kept: Path | None
+    lesson: Lesson, generator: Generator, folder: Path, *, shard: bool, kept: Path | None
 ) -> None:
     """Write a problem into `folder`.
 
     Raises:
         FitError: its rows are no token table on disk.
     """
-    if not isinstance(task.rows, TokenTable):
+    if not isinstance(lesson.rows, TokenTable):
         raise FitError(
             "Several processes cannot share these rows",
-            found=type(task.rows).__name__,
+            found=type(lesson.rows).__name__,
             expected="a TokenTable, which each of them opens",
             remedy="Set compute.processes to 1.",
         )
-    task.start.save(folder / START)
-    tensors = {"mean": task.prior.mean, "rho": task.prior.rho, "generator": generator.get_state()}
+    lesson.start.save(folder / START)
+    tensors = {
+        "mean": lesson.prior.mean,
+        "rho": lesson.prior.rho,
+        "generator": generator.get_state(),
+    }
     save_file({name: value.detach().cpu() for name, value in tensors.items()}, folder / TENSORS)
     problem = Problem(
-        plan=task.plan,
-        variant=task.variant,
-        first=task.first,
-        forgetting=task.forgetting,
-        rows=task.rows.path.resolve(),
-        arithmetic=Arithmetic(**in_words(task.model.model)),
+        plan=lesson.plan,
+        variant=lesson.variant,
+        first=lesson.first,
+        forgetting=lesson.forgetting,
+        rows=lesson.rows.path.resolve(),
+        arithmetic=Arithmetic(**in_words(lesson.model.model)),
         shard=shard,
         kept=kept.resolve() if kept else None,
     )
     (folder / PROBLEM).write_bytes(_PROBLEM.dump_json(problem))
 
 
-def taken_over(folder: Path, ranks: Ranks) -> tuple[Task, Generator, Path | None]:
+def taken_over(folder: Path, ranks: Ranks) -> tuple[Lesson, Generator, Path | None]:
     """Return the problem in `folder` for one rank, its generator, and where it is saved."""
     problem = _PROBLEM.validate_json((folder / PROBLEM).read_bytes())
     start, tensors = AdapterState.load(folder / START), load_file(folder / TENSORS)
@@ -102,7 +106,7 @@ def taken_over(folder: Path, ranks: Ranks) -> tuple[Task, Generator, Path | None
     generator = Generator()
     generator.set_state(tensors["generator"])
     q = start.posterior
-    task = Task(
+    lesson = Lesson(
         model=model,
         start=start,
         prior=MeanField(tensors["mean"], tensors["rho"], q.shapes, q.scale),
@@ -115,8 +119,8 @@ def taken_over(folder: Path, ranks: Ranks) -> tuple[Task, Generator, Path | None
         ranks=ranks,
     )
     if TABLE in start.point:
-        task = replace(task, projection=projection_of(task))
-    return task, generator, problem.kept
+        lesson = replace(lesson, projection=projection_of(lesson))
+    return lesson, generator, problem.kept
 
 
 def hand_back(fitted: Fitted, generator: Generator, folder: Path) -> None:

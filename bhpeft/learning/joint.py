@@ -37,7 +37,7 @@ from bhpeft.learning.checkpoint import Place, new_order
 from bhpeft.learning.course import Course
 from bhpeft.learning.descent import Descent
 from bhpeft.learning.fit import Watch, check_rows, check_time, fit, mode, walked
-from bhpeft.learning.problem import Task
+from bhpeft.learning.lesson import Lesson
 from bhpeft.learning.sharing import at_population, check_shares, common, coordinates
 from bhpeft.learning.state import AdapterState
 from bhpeft.methods import block_of
@@ -119,7 +119,7 @@ class Joint:
 
 
 def fit_jointly(
-    tasks: Mapping[str, Task],
+    tasks: Mapping[str, Lesson],
     generator: Generator,
     sharing: Sharing = Sharing(),
     watch: Watch | None = None,
@@ -147,7 +147,7 @@ def fit_jointly(
 
 
 def over_grid(
-    tasks: Mapping[str, Task], taus: Iterable[float | None], seed: int, sharing: Sharing
+    tasks: Mapping[str, Lesson], taus: Iterable[float | None], seed: int, sharing: Sharing
 ) -> dict[float | None, Joint]:
     """Return a joint fit for each τ, all with the same seed; None is the learned one."""
     return {
@@ -178,15 +178,15 @@ class _Group:
     path: list[Mapping[str, float]] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, tasks: Mapping[str, Task], generator: Generator, sharing: Sharing) -> _Group:
+    def begin(cls, tasks: Mapping[str, Lesson], generator: Generator, sharing: Sharing) -> _Group:
         first = next(iter(tasks.values()))
         known = common([first.start])
         if sharing.tau is not None:
             known = replace(known, tau=dict.fromkeys(known.tau, sharing.tau))
         known = replace(known, mean=known.mean.to(first.model.device))
         descents, courses = {}, {}
-        for name, task in tasks.items():
-            own = _under(known.prior(task.variant.scale), task)
+        for name, lesson in tasks.items():
+            own = _under(known.prior(lesson.variant.scale), lesson)
             descents[name] = Descent.begin(own, _source(generator))
             courses[name] = Course(own, own.plan.epochs)
         return cls(
@@ -195,15 +195,15 @@ class _Group:
             walks={name: walked(descents[name], courses[name], Place()) for name in tasks},
             known=known,
             sharing=replace(sharing, hyper=replace(sharing.hyper, held=0)),
-            passes=max(task.steps_an_epoch for task in tasks.values()),
+            passes=max(lesson.steps_an_epoch for lesson in tasks.values()),
             held=round(sharing.held * first.plan.epochs),
         )
 
     def learned(self, watch: Watch | None) -> Joint:
         """Walk until every task is through."""
         began, step = time.monotonic(), 0
-        plan = next(iter(self.descents.values())).task.plan
-        with mode(next(iter(self.descents.values())).task):
+        plan = next(iter(self.descents.values())).lesson.plan
+        with mode(next(iter(self.descents.values())).lesson):
             while self._step():
                 step += 1
                 check_time(plan, began)
@@ -244,21 +244,21 @@ class _Group:
         return Joint(states, known, self.path, curves, seconds)
 
 
-def _apart(tasks: Mapping[str, Task], generator: Generator, watch: Watch | None) -> Joint:
-    fitted = {name: fit(task, _source(generator), watch) for name, task in tasks.items()}
+def _apart(tasks: Mapping[str, Lesson], generator: Generator, watch: Watch | None) -> Joint:
+    fitted = {name: fit(lesson, _source(generator), watch) for name, lesson in tasks.items()}
     return Joint(
         states={name: one.state for name, one in fitted.items()},
-        population=common([task.start for task in tasks.values()]),
+        population=common([lesson.start for lesson in tasks.values()]),
         path=[],
         curves={name: one.curve for name, one in fitted.items()},
         seconds=sum(one.seconds for one in fitted.values()),
     )
 
 
-def _pooled(tasks: Mapping[str, Task], generator: Generator, watch: Watch | None) -> Joint:
+def _pooled(tasks: Mapping[str, Lesson], generator: Generator, watch: Watch | None) -> Joint:
     """Learn all rows as one task; what all know of it is what a newcomer starts from."""
     first = next(iter(tasks.values()))
-    rows = TablesTogether([task.rows for task in tasks.values()])
+    rows = TablesTogether([lesson.rows for lesson in tasks.values()])
     fitted = fit(replace(first, rows=rows), _source(generator), watch)
     return Joint(
         states=dict.fromkeys(tasks, fitted.state),
@@ -269,19 +269,19 @@ def _pooled(tasks: Mapping[str, Task], generator: Generator, watch: Watch | None
     )
 
 
-def _under(prior: MeanField, task: Task) -> Task:
+def _under(prior: MeanField, lesson: Lesson) -> Lesson:
     """Return a task under another prior; its σ starts no wider than that is."""
-    q = task.start.posterior
+    q = lesson.start.posterior
     rho = torch.minimum(q.rho, prior.rho.to(q.rho.device))
-    return replace(task, prior=prior, start=replace(task.start, posterior=replace(q, rho=rho)))
+    return replace(lesson, prior=prior, start=replace(lesson.start, posterior=replace(q, rho=rho)))
 
 
 def _seen(descent: Descent, known: Population) -> MeanField:
     """Return a task's posterior as τ sees it: its mean, and σ where its curvature puts it."""
-    q, task = descent.q, descent.task
+    q, lesson = descent.q, descent.lesson
     std = torch.full_like(q.mean, POINT_STD)
-    if task.variant.estimator != "mean":
-        weight = len(task.rows) / task.variant.kl_weight
+    if lesson.variant.estimator != "mean":
+        weight = len(lesson.rows) / lesson.variant.kl_weight
         curvature = weight * descent.gaussian_fisher.one_row.to(q.mean.device)
         std = (known.prior(q.scale).std.square().reciprocal() + curvature).rsqrt()
     return MeanField.from_std(q.mean, std, q.shapes, q.scale)
@@ -292,29 +292,29 @@ def _source(generator: Generator) -> Generator:
     return Generator().manual_seed(new_order(generator))
 
 
-def _check(tasks: Mapping[str, Task]) -> None:
+def _check(tasks: Mapping[str, Lesson]) -> None:
     if not tasks:
         raise ConfigError("A joint fit needs tasks", found="none", expected="one at least")
     first = next(iter(tasks.values()))
-    for name, task in tasks.items():
-        check_rows(task)
-        same = task.model is first.model and task.variant == first.variant
-        if not (same and task.plan == first.plan and task.first):
+    for name, lesson in tasks.items():
+        check_rows(lesson)
+        same = lesson.model is first.model and lesson.variant == first.variant
+        if not (same and lesson.plan == first.plan and lesson.first):
             raise ConfigError(
                 f"The task {name!r} cannot be learned beside the others",
-                found="another model, variant or plan" if task.first else "a later round",
+                found="another model, variant or plan" if lesson.first else "a later round",
                 expected="first rounds of one model, variant and plan",
             )
-        if task.variant.finish or task.start.spec.members > 1:
+        if lesson.variant.finish or lesson.start.spec.members > 1:
             raise ConfigError(
-                f"The variant {task.variant.name!r} cannot be learned jointly",
+                f"The variant {lesson.variant.name!r} cannot be learned jointly",
                 found="an ensemble, or a step after the descent",
                 expected="one posterior a task, and nothing after it",
             )
-        if list(task.start.posterior.shapes) != list(first.start.posterior.shapes):
+        if list(lesson.start.posterior.shapes) != list(first.start.posterior.shapes):
             raise StateError(
                 f"The task {name!r} has other Gaussian weights than the first",
                 expected="the same methods, and heads of the same labels where they are Gaussian",
             )
     check_shares(first.model, first.variant)
-    check_gauges([coordinates(task.start) for task in tasks.values()])
+    check_gauges([coordinates(lesson.start) for lesson in tasks.values()])

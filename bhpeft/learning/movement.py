@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from bhpeft.learning.problem import flow_time
+from bhpeft.learning.lesson import flow_time
 from bhpeft.learning.travel import ivon_share, ivon_travel
 from bhpeft.posterior.elbo import ElboGradient, kl_gradient, kl_scale
 from bhpeft.posterior.ivon import Pace as Newton
@@ -69,7 +69,7 @@ def adam_sgd(descent: Descent, found: ElboGradient, point: Tensor, pace: Pace) -
     """Step the NLL, then let the KL act for the time SGD would give it."""
     descent.mean.grad, descent.rho.grad = found
     _step(descent, point, pace)
-    time = flow_time(descent.task, descent.steps, pace.steps, pace.rate)
+    time = flow_time(descent.lesson, descent.steps, pace.steps, pace.rate)
     descent.become(kl_flow(descent.q, descent.prior, time))
     return time
 
@@ -79,19 +79,19 @@ def ivon(descent: Descent, found: ElboGradient, point: Tensor, pace: Pace) -> fl
 
     The KL is whole from the first step on: it is what the steps are measured by.
     """
-    task = descent.task
-    plan, variant = task.plan, task.variant
+    lesson = descent.lesson
+    plan, variant = lesson.plan, lesson.variant
     newton = Newton(
-        scale=kl_scale(variant.kl_weight, len(task.rows)),
+        scale=kl_scale(variant.kl_weight, len(lesson.rows)),
         mean=plan.learning_rate * variant.mean_step * pace.rate,
-        curvature=ivon_share(task),
+        curvature=ivon_share(lesson),
         step=descent.steps + 1,
     )
     moved, momentum = ivon_step(descent.q, descent.prior, descent.momentum, found, newton)
     _step(descent, point, pace)
     descent.become(moved)
     descent.momentum.copy_(momentum)
-    return ivon_travel(task)
+    return ivon_travel(lesson)
 
 
 MOVES: dict[str, Move] = {"adam": adam, "adam_sgd": adam_sgd, "ivon": ivon}
@@ -99,7 +99,7 @@ MOVES: dict[str, Move] = {"adam": adam, "adam_sgd": adam_sgd, "ivon": ivon}
 
 def _step(descent: Descent, point: Tensor, pace: Pace) -> float:
     """Let AdamW step what has a gradient; return how far rho can have moved."""
-    plan, variant = descent.task.plan, descent.task.variant
+    plan, variant = descent.lesson.plan, descent.lesson.variant
     descent.point.grad = point
     rho_rate = plan.rho_learning_rate * variant.rho_step
     rates = (plan.learning_rate * variant.mean_step, rho_rate, plan.learning_rate)

@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from bhpeft.learning.lesson import Lesson
 from bhpeft.learning.look import curvature
-from bhpeft.learning.problem import Task
 from bhpeft.learning.state import AdapterState, layout
 from bhpeft.methods import Prefix, method
 from bhpeft.methods.prefix import PrefixKeyValue
@@ -78,28 +78,28 @@ class Projection:
         return {name: w for name, w in weights.items() if name not in own} | made
 
 
-def projection_of(task: Task) -> Projection | None:
+def projection_of(lesson: Lesson) -> Projection | None:
     """Return the network the round's prefix is learned through; None after the first round."""
-    if not task.first:
+    if not lesson.first:
         return None
-    made = (method(name, settings) for name, settings in task.start.spec.methods.items())
+    made = (method(name, settings) for name, settings in lesson.start.spec.methods.items())
     inner = next((one.projection for one in made if isinstance(one, Prefix)), 0)
-    sites = task.model.sites
+    sites = lesson.model.sites
     flat = tuple(n for n, site in sites.items() if isinstance(site.module, PrefixKeyValue))
     if not inner or not flat:
         return None
     length, width = sites.shapes[flat[0]]
-    outer = task.model.model.config.hidden_size
+    outer = lesson.model.model.config.hidden_size
     return Projection(flat, length, width, inner, outer)
 
 
-def entered(task: Task, projection: Projection, generator: Generator) -> Task:
+def entered(lesson: Lesson, projection: Projection, generator: Generator) -> Lesson:
     """Return the round with the network's weights in place of keys and values.
 
     W₁ is Gaussian where the variant makes "prefix.first" so, under its prior for it; the others are
     points without a prior of their own.
     """
-    start, variant = task.start, task.variant
+    start, variant = lesson.start, lesson.variant
     weights = projection.start(generator)
     gaussian = {FIRST: weights[FIRST]} if FIRST in variant.gaussian else {}
     points = {name: w for name, w in weights.items() if name not in gaussian}
@@ -116,16 +116,20 @@ def entered(task: Task, projection: Projection, generator: Generator) -> Task:
         precision=_without(start.precision, keep)
         | {name: torch.zeros_like(w) for name, w in points.items()},
     )
-    return replace(task, start=inside, prior=inside.prior, projection=projection)
+    return replace(lesson, start=inside, prior=inside.prior, projection=projection)
 
 
 def ejected(
-    task: Task, inside: Task, projection: Projection, state: AdapterState, generator: Generator
+    lesson: Lesson,
+    inside: Lesson,
+    projection: Projection,
+    state: AdapterState,
+    generator: Generator,
 ) -> AdapterState:
     """Return the learned state with keys and values for the network that made them.
 
     Args:
-        task: the round as it was before `entered`: the keys' and values' own prior.
+        lesson: the round as it was before `entered`: the keys' and values' own prior.
         inside: the round as it was learned.
         projection: the network of it.
         state: as learned inside.
@@ -133,28 +137,28 @@ def ejected(
     """
     q = state.posterior
     learned = projection.realised(unflatten(q.mean, q.shapes) | dict(state.point))
-    flat = task.start.posterior
+    flat = lesson.start.posterior
     known = unflatten(q.rho, q.shapes)
     rho = {name: known.get(name, w) for name, w in unflatten(flat.rho, flat.shapes).items()}
-    point = {name: learned[name] for name in task.start.point}
-    precision = {name: state.precision.get(name, w) for name, w in task.start.precision.items()}
+    point = {name: learned[name] for name in lesson.start.point}
+    precision = {name: state.precision.get(name, w) for name, w in lesson.start.precision.items()}
     mean = flatten({name: learned[name] for name in flat.shapes}, flat.shapes)
     posterior = replace(flat, mean=mean, rho=flatten(rho, flat.shapes))
     out = replace(
-        task.start, posterior=posterior, point=point, precision=precision, spec=state.spec
+        lesson.start, posterior=posterior, point=point, precision=precision, spec=state.spec
     )
-    return _curved(replace(task, start=out, variant=inside.variant), projection, generator)
+    return _curved(replace(lesson, start=out, variant=inside.variant), projection, generator)
 
 
-def _curved(task: Task, projection: Projection, generator: Generator) -> AdapterState:
+def _curved(lesson: Lesson, projection: Projection, generator: Generator) -> AdapterState:
     """Return the start of a round with the curvature of its keys and values, by a look at its rows.
 
     The draws are the posterior's, nothing moves.
     """
-    state, lam = task.start, task.variant.kl_weight
-    rows = len(task.rows)
-    of_gaussian, of_point = curvature(task, generator)
-    q, prior = state.posterior, task.prior
+    state, lam = lesson.start, lesson.variant.kl_weight
+    rows = len(lesson.rows)
+    of_gaussian, of_point = curvature(lesson, generator)
+    q, prior = state.posterior, lesson.prior
     std = (prior.std.square().reciprocal() + rows / lam * of_gaussian).rsqrt()
     seen = unflatten(SCALES[q.scale].rho(std), q.shapes)
     mine = set(projection.flat)

@@ -32,9 +32,9 @@ def main(folder: Path) -> None:
     """Learn the problem in `folder` with the other ranks."""
     _end_with_parent()
     with _telling(folder), joined() as ranks:
-        task, generator, kept = taken_over(folder, ranks)
+        lesson, generator, kept = taken_over(folder, ranks)
         watch = _written(folder / PROGRESS) if ranks.rank == 0 else None
-        fitted = fit(task, generator, watch, kept)
+        fitted = fit(lesson, generator, watch, kept)
         if ranks.rank == 0:
             hand_back(fitted, generator, folder)
 

@@ -26,7 +26,7 @@ from bhpeft.errors import BhpeftError, RanksFailed
 from bhpeft.learning import rank
 from bhpeft.learning.fit import Fitted, Watch
 from bhpeft.learning.handover import hand_over, taken_back
-from bhpeft.learning.problem import Task
+from bhpeft.learning.lesson import Lesson
 from bhpeft.models.adapted import AdaptedModel
 
 # Seconds that ranks are given to end when they are asked to.
@@ -46,7 +46,11 @@ class Torchrun:
     shard: bool = False
 
     def __call__(
-        self, task: Task, generator: Generator, watch: Watch | None = None, kept: Path | None = None
+        self,
+        lesson: Lesson,
+        generator: Generator,
+        watch: Watch | None = None,
+        kept: Path | None = None,
     ) -> Fitted:
         """Learn one batch.
 
@@ -54,9 +58,12 @@ class Torchrun:
             FitError: as for `fit`, from whichever rank; `RanksFailed` where one ended otherwise.
             MemoryError: a rank had too little.
         """
-        with tempfile.TemporaryDirectory(prefix="bhpeft-ranks-") as name, _off_the_gpu(task.model):
+        with (
+            tempfile.TemporaryDirectory(prefix="bhpeft-ranks-") as name,
+            _off_the_gpu(lesson.model),
+        ):
             desk = Path(name)
-            hand_over(task, generator, desk, shard=self.shard, kept=kept)
+            hand_over(lesson, generator, desk, shard=self.shard, kept=kept)
             self._run(desk, watch)
             return taken_back(desk, generator)
 

@@ -29,7 +29,7 @@ from bhpeft.posterior import SCALES, MeanField, flatten, unflatten
 
 if TYPE_CHECKING:
     from bhpeft.learning.finishes import Selection
-    from bhpeft.learning.problem import Task
+    from bhpeft.learning.lesson import Lesson
 
 # The lengths of B's columns, (rank,), by the name of A.
 Lengths = Mapping[str, Tensor]
@@ -42,7 +42,7 @@ HALVINGS = 12
 MOST_ROWS = 256
 
 
-def training_free(state: AdapterState, task: Task, selection: Selection) -> AdapterState:
+def training_free(state: AdapterState, lesson: Lesson, selection: Selection) -> AdapterState:
     """Return the state with a σ of LoRA's A that the selection rows like, in the axes of its B.
 
     What the mean weights say does not change.
@@ -59,13 +59,13 @@ def training_free(state: AdapterState, task: Task, selection: Selection) -> Adap
             expected="a LoRA whose A is Gaussian and whose B is not, and selection rows",
             remedy="Use lora under the blob parameterisation, or raise data.selection.",
         )
-    if task.first:
+    if lesson.first:
         state = turned(state)
     lengths = {a: state.point[b].norm(dim=0) for a, b in pairs.items()}
     rows = selection.first(MOST_ROWS)
     widest = _widest(state, lengths)
     tried = [_spread(state, lengths, widest / 2**k) for k in range(HALVINGS)]
-    losses = [rows.nll(task.model, one.with_spec(draws=one.spec.draws or 8)) for one in tried]
+    losses = [rows.nll(lesson.model, one.with_spec(draws=one.spec.draws or 8)) for one in tried]
     most = min(losses) + TOLERANCE * abs(min(losses))
     return next(one for one, loss in zip(tried, losses, strict=True) if loss <= most)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import exp, log, log1p
 
 from bhpeft.errors import RhoTravelTooShort
-from bhpeft.learning.problem import Task, flow_time
+from bhpeft.learning.lesson import Lesson, flow_time
 from bhpeft.posterior.elbo import check_rho_travel, optimal_std, rho_travel
 from bhpeft.posterior.kl_flow import ARRIVED, time_to_arrive
 
@@ -30,15 +30,15 @@ class Travel:
             to zero from there.
     """
 
-    needed: Callable[[Task, float], tuple[int, float]]
-    left: Callable[[Task, float], float]
+    needed: Callable[[Lesson, float], tuple[int, float]]
+    left: Callable[[Lesson, float], float]
 
 
-def epochs_needed(task: Task, curvature: float) -> tuple[int, float]:
+def epochs_needed(lesson: Lesson, curvature: float) -> tuple[int, float]:
     """Return how many epochs σ needs to arrive, and the travel that takes.
 
     Args:
-        task: the round.
+        lesson: the round.
         curvature: h, the mean diagonal Fisher information of one row after one epoch.
 
     Returns:
@@ -48,47 +48,47 @@ def epochs_needed(task: Task, curvature: float) -> tuple[int, float]:
     Raises:
         RhoTravelTooShort: not even `plan.max_epochs` would do.
     """
-    return TRAVELS[task.variant.optimiser].needed(task, curvature)
+    return TRAVELS[lesson.variant.optimiser].needed(lesson, curvature)
 
 
-def travel_left(task: Task, rate: float) -> float:
+def travel_left(lesson: Lesson, rate: float) -> float:
     """Return the travel of one more epoch over which the rates fall from `rate` to zero."""
-    return TRAVELS[task.variant.optimiser].left(task, rate)
+    return TRAVELS[lesson.variant.optimiser].left(lesson, rate)
 
 
-def ivon_share(task: Task) -> float:
+def ivon_share(lesson: Lesson) -> float:
     """Return 1 − β₂, the share of the precision that one step of IVON replaces."""
-    return min(task.plan.rho_learning_rate * task.variant.rho_step, 0.5)
+    return min(lesson.plan.rho_learning_rate * lesson.variant.rho_step, 0.5)
 
 
-def ivon_travel(task: Task) -> float:
+def ivon_travel(lesson: Lesson) -> float:
     """Return −log β₂ of one step: by e to minus it the rest of σ's way shrinks."""
-    return -log1p(-ivon_share(task))
+    return -log1p(-ivon_share(lesson))
 
 
-def _by_adam(task: Task, curvature: float) -> tuple[int, float]:
-    plan, q = task.plan, task.start.posterior
+def _by_adam(lesson: Lesson, curvature: float) -> tuple[int, float]:
+    plan, q = lesson.plan, lesson.start.posterior
     way = {
         "start_std": float(q.std.median()),
-        "prior_std": float(task.prior.std.median()),
-        "rows": len(task.rows),
+        "prior_std": float(lesson.prior.std.median()),
+        "rows": len(lesson.rows),
         "curvature": curvature,
-        "kl_weight": task.variant.kl_weight,
+        "kl_weight": lesson.variant.kl_weight,
         "scale": q.scale,
     }
-    for epochs in _possible(task):
-        budget = plan.rho_travel(task.steps(epochs)) * task.variant.rho_step
+    for epochs in _possible(lesson):
+        budget = plan.rho_travel(lesson.steps(epochs)) * lesson.variant.rho_step
         travel = rho_travel(budget, **way)  # type: ignore[arg-type]
         if travel.needed <= budget:
             return epochs, travel.needed
-    check_rho_travel(budget, **way, steps=task.steps(epochs))  # type: ignore[arg-type]
+    check_rho_travel(budget, **way, steps=lesson.steps(epochs))  # type: ignore[arg-type]
     return epochs, travel.needed
 
 
-def _by_sgd(task: Task, curvature: float) -> tuple[int, float]:
-    start, prior, optimum = _way(task, curvature)
-    needed = time_to_arrive(start, optimum, prior, task.start.posterior.scale)
-    epochs, budget = _enough(task, needed, lambda steps: _flow(task, steps))
+def _by_sgd(lesson: Lesson, curvature: float) -> tuple[int, float]:
+    start, prior, optimum = _way(lesson, curvature)
+    needed = time_to_arrive(start, optimum, prior, lesson.start.posterior.scale)
+    epochs, budget = _enough(lesson, needed, lambda steps: _flow(lesson, steps))
     if needed <= budget:
         return epochs, needed
     raise RhoTravelTooShort(
@@ -99,10 +99,10 @@ def _by_sgd(task: Task, curvature: float) -> tuple[int, float]:
     )
 
 
-def _by_ivon(task: Task, curvature: float) -> tuple[int, float]:
-    start, _, optimum = _way(task, curvature)
+def _by_ivon(lesson: Lesson, curvature: float) -> tuple[int, float]:
+    start, _, optimum = _way(lesson, curvature)
     needed = ivon_needed(start, optimum)
-    epochs, budget = _enough(task, needed, lambda steps: steps * ivon_travel(task))
+    epochs, budget = _enough(lesson, needed, lambda steps: steps * ivon_travel(lesson))
     if needed <= budget:
         return epochs, needed
     raise RhoTravelTooShort(
@@ -113,10 +113,10 @@ def _by_ivon(task: Task, curvature: float) -> tuple[int, float]:
     )
 
 
-def _enough(task: Task, needed: float, travel: Callable[[int], float]) -> tuple[int, float]:
+def _enough(lesson: Lesson, needed: float, travel: Callable[[int], float]) -> tuple[int, float]:
     """Return the fewest epochs whose steps are travel enough, or the most, and their travel."""
-    for epochs in _possible(task):
-        budget = travel(task.steps(epochs))
+    for epochs in _possible(lesson):
+        budget = travel(lesson.steps(epochs))
         if needed <= budget:
             break
     return epochs, budget
@@ -136,30 +136,32 @@ TRAVELS: dict[str, Travel] = {
     # The rates fall linearly, so the last epoch is worth half of what they are at its start.
     "adam": Travel(
         _by_adam,
-        lambda task, rate: (
+        lambda lesson, rate: (
             rate
-            * task.plan.rho_learning_rate
-            * task.variant.rho_step
-            * (task.steps_an_epoch + 1)
+            * lesson.plan.rho_learning_rate
+            * lesson.variant.rho_step
+            * (lesson.steps_an_epoch + 1)
             / 2
         ),
     ),
     # An increasing KL has its say at the end of an epoch, when the rates are zero.
-    "adam_sgd": Travel(_by_sgd, lambda task, rate: 0.0),
+    "adam_sgd": Travel(_by_sgd, lambda lesson, rate: 0.0),
     # β₂ does not fall with the rates.
-    "ivon": Travel(_by_ivon, lambda task, rate: task.steps_an_epoch * ivon_travel(task)),
+    "ivon": Travel(_by_ivon, lambda lesson, rate: lesson.steps_an_epoch * ivon_travel(lesson)),
 }
 
 
-def _way(task: Task, curvature: float) -> tuple[float, float, float]:
+def _way(lesson: Lesson, curvature: float) -> tuple[float, float, float]:
     """Return the medians of σ at the start and of the prior, and the optimum."""
-    start, prior = float(task.start.posterior.std.median()), float(task.prior.std.median())
-    return start, prior, optimal_std(prior, len(task.rows), curvature, task.variant.kl_weight)
+    start, prior = float(lesson.start.posterior.std.median()), float(lesson.prior.std.median())
+    return start, prior, optimal_std(prior, len(lesson.rows), curvature, lesson.variant.kl_weight)
 
 
-def _flow(task: Task, steps: int) -> float:
-    return sum(flow_time(task, step, steps, task.plan.rate(step, steps)) for step in range(steps))
+def _flow(lesson: Lesson, steps: int) -> float:
+    return sum(
+        flow_time(lesson, step, steps, lesson.plan.rate(step, steps)) for step in range(steps)
+    )
 
 
-def _possible(task: Task) -> range:
-    return range(task.plan.epochs, max(task.plan.epochs, task.plan.max_epochs) + 1)
+def _possible(lesson: Lesson) -> range:
+    return range(lesson.plan.epochs, max(lesson.plan.epochs, lesson.plan.max_epochs) + 1)

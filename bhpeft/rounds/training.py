@@ -14,7 +14,7 @@ from bhpeft.data.batch import Batch
 from bhpeft.learning.build import first_state
 from bhpeft.learning.complete import Fit, complete, unchanged
 from bhpeft.learning.finishes import Selection
-from bhpeft.learning.fit import Fitted, Task, Watch, fit
+from bhpeft.learning.fit import Fitted, Lesson, Watch, fit
 from bhpeft.learning.members import with_members
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.sharing import at_population, base_prior
@@ -118,7 +118,7 @@ def _trained(
     alone = stream.compute.processes == 1
     kept, limit = stream.cache / "features", alone * stream.model.feature_cache_mb * 2**20
     with with_features(intake.train, model, kept, limit) as rows:
-        problem = Task(
+        lesson = Lesson(
             model=model,
             start=start,
             prior=prior,
@@ -130,10 +130,10 @@ def _trained(
             predicted=start.spec.predicted,
         )
         if parent is None and stream.learning.start_as == "version":
-            fitted = unchanged(problem, generator, selection)
+            fitted = unchanged(lesson, generator, selection)
         else:
             fitted = complete(
-                problem, generator, selection, watch, stream.cache / "training", trainer_of(stream)
+                lesson, generator, selection, watch, stream.cache / "training", trainer_of(stream)
             )
     state = _described(fitted.state, stream, intake, chosen, rho)
     # A first round may have turned its axes, and the base prior's with them.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bhpeft.learning.build import first_state
-from bhpeft.learning.fit import Task
+from bhpeft.learning.fit import Lesson
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.state import AdapterState, Spec
 from bhpeft.learning.variants import BH_PEFT, Variant
@@ -112,7 +112,7 @@ def later(state: AdapterState, seed: int = 5) -> AdapterState:
     )
 
 
-def task(
+def lesson(
     folder: Path,
     methods: Sequence[str] = ("lora",),
     *,
@@ -123,12 +123,12 @@ def task(
     first: bool = True,
     forgetting: float = 1.0,
     **plan: Any,
-) -> Task:
+) -> Lesson:
     """Return a round's learning problem; without `state` it starts from round 0's."""
     adapted = model(methods, family)
     begun = state or start(adapted, methods, variant)
     settings = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "rho_learning_rate": 1.0}
-    return Task(
+    return Lesson(
         model=adapted,
         start=begun,
         prior=begun.prior if first else begun.posterior,

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Generator
 
 from bhpeft.errors import RanksFailed
-from bhpeft.learning.fit import Fitted, Task, fit
+from bhpeft.learning.fit import Fitted, Lesson, fit
 from bhpeft.learning.ranks import Ranks
 from bhpeft.learning.variants import BLOB, Variant
 from bhpeft.models.sharding import shard
@@ -38,11 +38,11 @@ class SameDraws(Ranks):
         return generator
 
 
-def problem(folder: Path, ranks: Ranks, variant: Variant | None = None, **plan: Any) -> Task:
+def problem(folder: Path, ranks: Ranks, variant: Variant | None = None, **plan: Any) -> Lesson:
     """Return the learning problem of one rank; alone it is that of one process."""
     given = {} if variant is None else {"variant": variant}
     methods = METHODS if variant is None else ("lora",)
-    made = problems.task(folder, methods, rows=ROWS, **{**PLAN, **plan}, **given)
+    made = problems.lesson(folder, methods, rows=ROWS, **{**PLAN, **plan}, **given)
     return replace(made, ranks=ranks)
 
 
@@ -51,22 +51,22 @@ def same_draws(folder: Path, ranks: Ranks) -> Fitted:
 
 
 def accumulated(folder: Path, ranks: Ranks) -> Fitted:
-    task = problem(folder, SameDraws(ranks.rank, ranks.size), accumulate=2, patience=1)
-    return fit(task, tiny.generator())
+    lesson = problem(folder, SameDraws(ranks.rank, ranks.size), accumulate=2, patience=1)
+    return fit(lesson, tiny.generator())
 
 
 def sharded(folder: Path, ranks: Ranks) -> Fitted:
-    task = problem(folder, SameDraws(ranks.rank, ranks.size))
-    shard(task.model)
-    whole = [type(p).__name__ for layer in task.model.layers for p in layer.parameters()]
+    lesson = problem(folder, SameDraws(ranks.rank, ranks.size))
+    shard(lesson.model)
+    whole = [type(p).__name__ for layer in lesson.model.layers for p in layer.parameters()]
     assert "DTensor" in whole
-    return fit(task, tiny.generator())
+    return fit(lesson, tiny.generator())
 
 
 def checkpointed(folder: Path, ranks: Ranks) -> Fitted:
-    task = problem(folder, SameDraws(ranks.rank, ranks.size), checkpointing=True)
-    shard(task.model)
-    return fit(task, tiny.generator())
+    lesson = problem(folder, SameDraws(ranks.rank, ranks.size), checkpointing=True)
+    shard(lesson.model)
+    return fit(lesson, tiny.generator())
 
 
 def own_draws(folder: Path, ranks: Ranks) -> Fitted:
@@ -79,18 +79,18 @@ def blob(folder: Path, ranks: Ranks) -> Fitted:
 
 def cut_off(folder: Path, ranks: Ranks) -> Fitted:
     """Die on both ranks after five steps, and go on."""
-    task, kept = problem(folder, ranks, save_every=1e-9), folder / "kept"
+    lesson, kept = problem(folder, ranks, save_every=1e-9), folder / "kept"
 
     def dies(done: int, _: int) -> None:
         if done == 5:
             raise KeyboardInterrupt
 
     try:
-        fit(task, tiny.generator(), dies, kept)
+        fit(lesson, tiny.generator(), dies, kept)
     except KeyboardInterrupt:
         dist.barrier()
     heard: list[int] = []
-    fitted = fit(task, tiny.generator(), lambda done, _: heard.append(done), kept)
+    fitted = fit(lesson, tiny.generator(), lambda done, _: heard.append(done), kept)
     assert heard[0] == 6
     return fitted
 

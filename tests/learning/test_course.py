@@ -29,8 +29,8 @@ def test_two_minibatches_make_the_step_of_one_as_large_as_both(tmp_path: Path) -
     whole = next(iter(problems.table(tmp_path).minibatches(24, tiny.generator())))
     moved = []
     for cuts in ([(0, 24)], [(0, 20), (20, 24)]):
-        task = problems.task(tmp_path, variant=POINT, warmup=0.0)
-        descent = Descent.begin(task, tiny.generator())
+        lesson = problems.lesson(tmp_path, variant=POINT, warmup=0.0)
+        descent = Descent.begin(lesson, tiny.generator())
         for begin, end in cuts:
             descent.gather({name: tensor[begin:end] for name, tensor in whole.items()})
         descent.move(10)
@@ -45,8 +45,8 @@ def test_each_minibatch_of_a_step_has_a_draw_of_its_own(tmp_path: Path) -> None:
     state = problems.later(problems.start(problems.model()))
     whole = next(iter(problems.table(tmp_path).minibatches(24, tiny.generator())))
     parts = [{k: t[b:e] for k, t in whole.items()} for b, e in ((0, 16), (16, 24))]
-    task = problems.task(tmp_path, state=state, first=False)
-    together, apart = (Descent.begin(task, tiny.generator(4)) for _ in range(2))
+    lesson = problems.lesson(tmp_path, state=state, first=False)
+    together, apart = (Descent.begin(lesson, tiny.generator(4)) for _ in range(2))
     alone = []
     for part in parts:
         together.gather(part)
@@ -61,10 +61,10 @@ def test_each_minibatch_of_a_step_has_a_draw_of_its_own(tmp_path: Path) -> None:
 
 def test_accumulation_takes_fewer_steps_and_sees_every_row(tmp_path: Path) -> None:
     """Twenty-four rows in eights make three minibatches: a step of two and one of one."""
-    task = problems.task(tmp_path, accumulate=2, epochs=4)
+    lesson = problems.lesson(tmp_path, accumulate=2, epochs=4)
     heard: list[tuple[int, int]] = []
-    found = fit(task, tiny.generator(), lambda *at: heard.append(at))
-    assert task.steps_an_epoch == 2
+    found = fit(lesson, tiny.generator(), lambda *at: heard.append(at))
+    assert lesson.steps_an_epoch == 2
     assert heard == [(step, 8) for step in range(1, 9)]
     assert found.steps == 8
 
@@ -72,8 +72,8 @@ def test_accumulation_takes_fewer_steps_and_sees_every_row(tmp_path: Path) -> No
 def test_a_round_ends_once_the_loss_has_stopped_falling(tmp_path: Path) -> None:
     """And the rates are down to zero when it does."""
     plan = {"epochs": 60, "learning_rate": 1e-2, "variant": POINT, "rows": 16}
-    full = fit(problems.task(tmp_path, **plan), tiny.generator())
-    short = fit(problems.task(tmp_path, **plan, patience=3), tiny.generator())
+    full = fit(problems.lesson(tmp_path, **plan), tiny.generator())
+    short = fit(problems.lesson(tmp_path, **plan, patience=3), tiny.generator())
     assert (full.epochs, full.settled) == (60, False)
     assert short.settled
     assert 4 < short.epochs < 40
@@ -84,7 +84,7 @@ def test_a_round_ends_once_the_loss_has_stopped_falling(tmp_path: Path) -> None:
 
 def test_a_loss_that_falls_is_waited_for(tmp_path: Path) -> None:
     found = fit(
-        problems.task(tmp_path, variant=POINT, epochs=6, learning_rate=1e-2, patience=2),
+        problems.lesson(tmp_path, variant=POINT, epochs=6, learning_rate=1e-2, patience=2),
         tiny.generator(),
     )
     assert (found.epochs, found.settled) == (6, False)
@@ -93,18 +93,18 @@ def test_a_loss_that_falls_is_waited_for(tmp_path: Path) -> None:
 def test_a_round_never_ends_before_sigma_can_have_arrived(tmp_path: Path) -> None:
     """With steps too small for the loss to fall at all, only rho's way is what is waited for."""
     plan = {"epochs": 40, "learning_rate": 1e-6, "rho_learning_rate": 0.15, "patience": 1}
-    task = problems.task(tmp_path, **plan)
-    found = fit(task, tiny.generator())
+    lesson = problems.lesson(tmp_path, **plan)
+    found = fit(lesson, tiny.generator())
     assert found.settled
     assert found.travel_met is True
-    begun = Course(task, 40)
-    descent = Descent.begin(task, tiny.generator())
-    for minibatch in task.rows.minibatches(8, tiny.generator()):
+    begun = Course(lesson, 40)
+    descent = Descent.begin(lesson, tiny.generator())
+    for minibatch in lesson.rows.minibatches(8, tiny.generator()):
         descent.step(minibatch, begun.steps)
     begun.judge(1, descent)
     needed = begun._needed
     assert needed > 1.0
-    rates = [0.15 * task.plan.rate(step, 120) for step in range(found.steps)]
+    rates = [0.15 * lesson.plan.rate(step, 120) for step in range(found.steps)]
     begun_to_end = found.steps - 3
     falling = [rates[begun_to_end] * (3 - step) / 3 for step in range(3)]
     assert sum(rates[:begun_to_end]) + sum(falling) >= needed
@@ -115,10 +115,10 @@ def test_a_round_never_ends_before_sigma_can_have_arrived(tmp_path: Path) -> Non
 
 
 def test_the_rates_fall_to_zero_over_the_last_epoch(tmp_path: Path) -> None:
-    task = problems.task(tmp_path, epochs=10, variant=POINT)
-    descent = Descent.begin(task, tiny.generator())
+    lesson = problems.lesson(tmp_path, epochs=10, variant=POINT)
+    descent = Descent.begin(lesson, tiny.generator())
     descent.steps = 9
-    whole = task.plan.rate(9, 30)
+    whole = lesson.plan.rate(9, 30)
     descent.end_by(30)
     rates = []
     for step in (9, 10, 11):
@@ -140,11 +140,11 @@ def test_no_step_waits_for_the_device(tmp_path: Path, methods: list[str], family
 
     Step 0 leaves a point of the curve, which is asked for when the epoch is over.
     """
-    task = problems.task(tmp_path, methods, family=family)
-    use_attention(task.model.model, architecture_of(task.model.model))
-    task.model.to("meta")
-    descent = Descent.begin(task, tiny.generator())
-    for minibatch in task.rows.minibatches(8, tiny.generator()):
+    lesson = problems.lesson(tmp_path, methods, family=family)
+    use_attention(lesson.model.model, architecture_of(lesson.model.model))
+    lesson.model.to("meta")
+    descent = Descent.begin(lesson, tiny.generator())
+    for minibatch in lesson.rows.minibatches(8, tiny.generator()):
         descent.gather(minibatch)
         descent.move(10)
     assert descent.steps == 3

@@ -13,9 +13,9 @@ from bhpeft.errors import ConfigError
 from bhpeft.learning import complete as complete_module
 from bhpeft.learning.complete import complete
 from bhpeft.learning.finishes import Selection, best_temperature, head_curvature
+from bhpeft.learning.lesson import Lesson
 from bhpeft.learning.members import joined, member, with_members
 from bhpeft.learning.predict import Predictor
-from bhpeft.learning.problem import Task
 from bhpeft.learning.state import AdapterState
 from bhpeft.learning.variants import BH_PEFT, ENSEMBLE, VARIANTS, Variant
 from bhpeft.posterior import unflatten
@@ -36,10 +36,10 @@ def tiny_members(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def problem(folder: Path, name: str, family: str = "bert", **plan: object) -> Task:
+def problem(folder: Path, name: str, family: str = "bert", **plan: object) -> Lesson:
     variant: Variant = VARIANTS[name]
-    task = problems.task(folder, family=family, variant=variant, **plan)
-    return replace(task, start=with_members(task.start, task.model, variant))
+    lesson = problems.lesson(folder, family=family, variant=variant, **plan)
+    return replace(lesson, start=with_members(lesson.start, lesson.model, variant))
 
 
 @pytest.mark.parametrize(("name", "family"), [*itertools.product(BASELINES, ["bert", "llama"])])
@@ -48,18 +48,18 @@ def test_every_baseline_trains_saves_loads_and_predicts(
 ) -> None:
     if (name, family) == ("ensemble", "llama"):
         pytest.skip("the fixture's members are BERT's")
-    task = problem(tmp_path, name, family, epochs=2)
-    found = complete(task, tiny.generator(), SELECTION)
+    lesson = problem(tmp_path, name, family, epochs=2)
+    found = complete(lesson, tiny.generator(), SELECTION)
     again = AdapterState.load(found.state.save(tmp_path / "state"))
     assert again.spec == found.state.spec
-    predictor = Predictor(task.model, again)
+    predictor = Predictor(lesson.model, again)
     frame = predictor.predict(TEXTS[:4], draws=4)
     assert frame["probability"].between(0.5, 1).all()
     expected = {"ensemble": 3, "laplace": 4, "mc_dropout": 4, "tfb": 4, "ivon": 4}.get(name, 1)
     assert len(predictor.probabilities(TEXTS[:2], draws=4)) == expected
     # A later round starts from it.
     later = replace(
-        task, start=replace(again, posterior=again.posterior), prior=again.posterior, first=False
+        lesson, start=replace(again, posterior=again.posterior), prior=again.posterior, first=False
     )
     more = complete(later, tiny.generator(1), SELECTION).state
     assert more.point.keys() == again.point.keys()
@@ -85,21 +85,21 @@ def test_a_label_that_a_row_may_not_choose_stays_impossible_at_any_temperature(
     targets = torch.multinomial(logits.softmax(-1), 1, generator=source).squeeze(1)
     found = best_temperature((3 * logits).log_softmax(-1)[None], targets)
     assert found == pytest.approx(3.0, rel=0.03)
-    task = problem(tmp_path, "temperature", epochs=1)
+    lesson = problem(tmp_path, "temperature", epochs=1)
     options = np.ones(len(TEXTS), dtype=np.int64)
-    said = replace(SELECTION, options=options).said(Predictor(task.model, task.start))
+    said = replace(SELECTION, options=options).said(Predictor(lesson.model, lesson.start))
     assert (said == np.array([1.0, 0.0])).all()
 
 
 def test_a_temperature_never_makes_the_selection_rows_worse_nor_changes_a_label(
     tmp_path: Path,
 ) -> None:
-    task = problem(tmp_path, "temperature", epochs=20, learning_rate=5e-2)
-    state = complete(task, tiny.generator(), SELECTION).state
+    lesson = problem(tmp_path, "temperature", epochs=20, learning_rate=5e-2)
+    state = complete(lesson, tiny.generator(), SELECTION).state
     plain = state.with_spec(temperature=1.0)
     assert state.spec.temperature != 1.0
-    assert SELECTION.nll(task.model, state) <= SELECTION.nll(task.model, plain)
-    labels = [Predictor(task.model, one).predict(TEXTS)["label"] for one in (state, plain)]
+    assert SELECTION.nll(lesson.model, state) <= SELECTION.nll(lesson.model, plain)
+    labels = [Predictor(lesson.model, one).predict(TEXTS)["label"] for one in (state, plain)]
     assert labels[0].equals(labels[1])
 
 
@@ -127,12 +127,12 @@ def test_the_heads_curvature_is_the_diagonal_of_the_exact_hessian() -> None:
 
 def test_laplaces_sigma_is_the_optimum_of_the_elbo_at_the_mode(tmp_path: Path) -> None:
     """σ = (1/s̃² + N·h/λ)^(−½) with h of the batch's own rows under the fitted weights."""
-    task = problem(tmp_path, "laplace", epochs=3)
-    state = complete(task, tiny.generator(), SELECTION).state
-    texts = problems.texts(len(task.rows))
+    lesson = problem(tmp_path, "laplace", epochs=3)
+    state = complete(lesson, tiny.generator(), SELECTION).state
+    texts = problems.texts(len(lesson.rows))
     pooled: list[torch.Tensor] = []
-    hook = task.model.head.register_forward_pre_hook(lambda _, args: pooled.append(args[0]))
-    Predictor(task.model, state).probabilities(texts, 0)
+    hook = lesson.model.head.register_forward_pre_hook(lambda _, args: pooled.append(args[0]))
+    Predictor(lesson.model, state).probabilities(texts, 0)
     hook.remove()
     rows, head = torch.cat(pooled), unflatten(state.posterior.mean, state.posterior.shapes)
     probs = (rows @ head["head.weight"].t() + head["head.bias"]).softmax(-1)
@@ -142,7 +142,7 @@ def test_laplaces_sigma_is_the_optimum_of_the_elbo_at_the_mode(tmp_path: Path) -
     assert names == ["head.bias", "head.weight"]
     found = std[2:].view(2, 32)
     for row, column in ((0, 0), (1, 5), (0, 31)):
-        expected = optimal_std(1.0, 24, float(weight[row, column]), task.variant.kl_weight)
+        expected = optimal_std(1.0, 24, float(weight[row, column]), lesson.variant.kl_weight)
         assert float(found[row, column]) == pytest.approx(expected, rel=1e-3)
 
 
@@ -161,25 +161,25 @@ def test_laplace_agrees_with_laplace_torch(tmp_path: Path) -> None:
 
 
 def test_members_start_apart_learn_apart_and_each_continues_from_itself(tmp_path: Path) -> None:
-    task = problem(tmp_path, "ensemble", epochs=2)
-    state = complete(task, tiny.generator(), SELECTION).state
+    lesson = problem(tmp_path, "ensemble", epochs=2)
+    state = complete(lesson, tiny.generator(), SELECTION).state
     name = next(iter(state.point))
-    assert state.point[name].shape == (3, *task.model.shapes[name])
+    assert state.point[name].shape == (3, *lesson.model.shapes[name])
     ones = [member(state, index) for index in range(3)]
     assert not torch.equal(ones[0].point["head.weight"], ones[1].point["head.weight"])
     back = joined(ones)
     assert all(torch.equal(back.point[n], value) for n, value in state.point.items())
-    said = Predictor(task.model, state).probabilities(TEXTS, draws=3)
+    said = Predictor(lesson.model, state).probabilities(TEXTS, draws=3)
     for index, one in enumerate(ones):
-        alone = Predictor(task.model, one).probabilities(TEXTS)[0]
+        alone = Predictor(lesson.model, one).probabilities(TEXTS)[0]
         np.testing.assert_allclose(said[index], alone, atol=1e-5)
 
 
 def test_gaussian_members_are_refused(tmp_path: Path) -> None:
-    task = problems.task(tmp_path)
+    lesson = problems.lesson(tmp_path)
     both = replace(BH_PEFT, members=2)
     with pytest.raises(ConfigError, match="cannot start apart; found Gaussian weights"):
-        with_members(task.start, task.model, both)
+        with_members(lesson.start, lesson.model, both)
 
 
 def test_maps_prior_pulls_towards_zero_and_the_point_estimate_has_none(tmp_path: Path) -> None:
@@ -187,8 +187,8 @@ def test_maps_prior_pulls_towards_zero_and_the_point_estimate_has_none(tmp_path:
     tight = replace(VARIANTS["map"], prior={}, default_prior=type(BH_PEFT.default_prior)(0.01))
     sizes = {}
     for label, variant in (("point", VARIANTS["point"]), ("tight", tight)):
-        task = problems.task(tmp_path, variant=variant, epochs=20)
-        point = complete(task, tiny.generator(), SELECTION).state.point
+        lesson = problems.lesson(tmp_path, variant=variant, epochs=20)
+        point = complete(lesson, tiny.generator(), SELECTION).state.point
         sizes[label] = sum(float(value.square().sum()) for value in point.values())
     assert sizes["tight"] < 0.2 * sizes["point"]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bhpeft.errors import Diverged, FitError, RhoTravelTooShort
-from bhpeft.learning.fit import Fitted, Task, fit
+from bhpeft.learning.fit import Fitted, Lesson, fit
 from bhpeft.learning.predict import Predictor
 from bhpeft.learning.state import AdapterState
 from bhpeft.learning.variants import BH_PEFT, BLOB, Variant
@@ -25,8 +25,8 @@ UNIONS = [
 ]
 
 
-def learned(task: Task, seed: int = 7) -> Fitted:
-    return fit(task, tiny.generator(seed))
+def learned(lesson: Lesson, seed: int = 7) -> Fitted:
+    return fit(lesson, tiny.generator(seed))
 
 
 def copied(state: AdapterState) -> dict[str, torch.Tensor]:
@@ -37,10 +37,10 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(tensor, right[name]) for name, tensor in left.items())
 
 
-def training_nll(task: Task, state: AdapterState) -> float:
+def training_nll(lesson: Lesson, state: AdapterState) -> float:
     """Return the mean weights' NLL on the training rows."""
-    texts = problems.texts(len(task.rows))
-    probs = Predictor(task.model, state).probabilities(texts, draws=0)[0]
+    texts = problems.texts(len(lesson.rows))
+    probs = Predictor(lesson.model, state).probabilities(texts, draws=0)[0]
     return float(-np.log(probs[np.arange(len(texts)), problems.labels(texts)]).mean())
 
 
@@ -62,19 +62,19 @@ def test_the_loss_falls(tmp_path: Path, variant: Variant) -> None:
     # G = √σ starts at 0.05: a step in it is smaller than one in softplus's rho ≈ log σ.
     rho_rate = 2e-3 if variant.scale == "square" else 0.2
     # BLoB's KL step weighs the same on 24 rows as on 24,000: a slow one, or the rows are not heard.
-    task = problems.task(
+    lesson = problems.lesson(
         tmp_path, variant=variant, epochs=24, learning_rate=3e-2, rho_learning_rate=rho_rate,
         kl_learning_rate=7e-3,
     )  # fmt: skip
-    found = learned(task)
-    assert training_nll(task, found.state) < 0.6 * training_nll(task, task.start)
+    found = learned(lesson)
+    assert training_nll(lesson, found.state) < 0.6 * training_nll(lesson, lesson.start)
     assert found.curve[-1]["nll"] < found.curve[0]["nll"]
     assert found.steps == 24 * 3
-    assert found.state.posterior.size == task.start.posterior.size
+    assert found.state.posterior.size == lesson.start.posterior.size
 
 
 def test_the_point_estimate_pays_no_kl_and_has_no_rho_to_check(tmp_path: Path) -> None:
-    found = learned(problems.task(tmp_path, variant=BH_PEFT.point()))
+    found = learned(problems.lesson(tmp_path, variant=BH_PEFT.point()))
     assert all(point["kl"] == 0.0 for point in found.curve)
     assert all(point["loss"] == point["nll"] for point in found.curve)
     assert found.travel_met is None
@@ -82,7 +82,7 @@ def test_the_point_estimate_pays_no_kl_and_has_no_rho_to_check(tmp_path: Path) -
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Path) -> None:
     """Draws and the order of rows come from the generator, and from nowhere else."""
-    one, two, other = (copied(learned(problems.task(tmp_path), seed).state) for seed in (7, 7, 8))
+    one, two, other = (copied(learned(problems.lesson(tmp_path), seed).state) for seed in (7, 7, 8))
     assert same(one, two)
     assert not same(one, other)
 
@@ -90,13 +90,13 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Pat
 def test_a_fit_leaves_the_global_generator_the_start_and_the_model_as_they_were(
     tmp_path: Path,
 ) -> None:
-    task = problems.task(tmp_path)
-    random, start = torch.random.get_rng_state(), copied(task.start)
-    model = {name: value.clone() for name, value in task.model.model.named_parameters()}
-    learned(task)
+    lesson = problems.lesson(tmp_path)
+    random, start = torch.random.get_rng_state(), copied(lesson.start)
+    model = {name: value.clone() for name, value in lesson.model.model.named_parameters()}
+    learned(lesson)
     assert torch.equal(torch.random.get_rng_state(), random)
-    assert same(start, tensors_of(task.start))
-    assert all(torch.equal(model[n], value) for n, value in task.model.model.named_parameters())
+    assert same(start, tensors_of(lesson.start))
+    assert all(torch.equal(model[n], value) for n, value in lesson.model.model.named_parameters())
 
 
 def spoilt(state: AdapterState, at: str) -> AdapterState:
@@ -111,9 +111,9 @@ def spoilt(state: AdapterState, at: str) -> AdapterState:
 def test_a_start_that_is_not_finite_is_named_at_the_first_step(
     tmp_path: Path, later: AdapterState, at: str
 ) -> None:
-    task = problems.task(tmp_path, state=spoilt(later, at), first=False)
+    lesson = problems.lesson(tmp_path, state=spoilt(later, at), first=False)
     with pytest.raises(Diverged, match="diverged at step 0 of 6; found NLL nan"):
-        learned(replace(task, prior=later.posterior))
+        learned(replace(lesson, prior=later.posterior))
 
 
 @pytest.mark.parametrize("variant", [BH_PEFT, BLOB, BH_PEFT.point()], ids=lambda v: v.name)
@@ -123,11 +123,11 @@ def test_a_diverging_fit_is_a_named_error_and_the_start_is_untouched(
     tmp_path: Path, variant: Variant, rate: float, epochs: int
 ) -> None:
     """Whether the loss is read in time or only the last step went wrong."""
-    task = problems.task(tmp_path, variant=variant, learning_rate=rate, epochs=epochs)
-    before = copied(task.start)
+    lesson = problems.lesson(tmp_path, variant=variant, learning_rate=rate, epochs=epochs)
+    before = copied(lesson.start)
     with pytest.raises(Diverged, match="learning_rate; the batch stays pending"):
-        learned(task)
-    assert same(before, tensors_of(task.start))
+        learned(lesson)
+    assert same(before, tensors_of(lesson.start))
 
 
 def test_a_round_that_teaches_nothing_does_not_move_a_single_bit(tmp_path: Path) -> None:
@@ -138,8 +138,8 @@ def test_a_round_that_teaches_nothing_does_not_move_a_single_bit(tmp_path: Path)
     begun = problems.start(problems.model())
     prior = problems.later(begun).posterior
     start = replace(begun, posterior=prior)
-    task = problems.task(tmp_path, state=start, first=False, point_weights="frozen", epochs=4)
-    q = learned(replace(task, prior=prior)).state.posterior
+    lesson = problems.lesson(tmp_path, state=start, first=False, point_weights="frozen", epochs=4)
+    q = learned(replace(lesson, prior=prior)).state.posterior
     assert torch.equal(q.mean, prior.mean)
     assert torch.equal(q.rho, prior.rho)
 
@@ -147,9 +147,9 @@ def test_a_round_that_teaches_nothing_does_not_move_a_single_bit(tmp_path: Path)
 def test_away_from_the_prior_the_kl_alone_pulls_back(tmp_path: Path) -> None:
     """The identity above is no accident of a dead gradient."""
     start = problems.start(problems.model())
-    task = problems.task(tmp_path, state=start, first=False, point_weights="frozen", epochs=4)
+    lesson = problems.lesson(tmp_path, state=start, first=False, point_weights="frozen", epochs=4)
     prior = start.prior
-    q = learned(replace(task, prior=prior)).state.posterior
+    q = learned(replace(lesson, prior=prior)).state.posterior
     assert float(q.kl(prior)) < float(start.posterior.kl(prior))
 
 
@@ -160,8 +160,8 @@ def test_frozen_point_weights_stay_equal_to_the_bit_and_anchored_ones_move_less_
     moved = {}
     for choice in ("frozen", "anchored", "free"):
         state = replace(later, precision={n: 1000 * p for n, p in later.precision.items()})
-        task = problems.task(tmp_path, state=state, first=False, point_weights=choice, epochs=6)
-        found = learned(task)
+        lesson = problems.lesson(tmp_path, state=state, first=False, point_weights=choice, epochs=6)
+        found = learned(lesson)
         moved[choice] = distance(found.state, later)
         assert not torch.equal(found.state.posterior.mean, later.posterior.mean)
     assert moved["frozen"] == 0.0
@@ -171,8 +171,8 @@ def test_frozen_point_weights_stay_equal_to_the_bit_and_anchored_ones_move_less_
 def test_round_0_moves_its_point_weights_whatever_the_plan_says(tmp_path: Path) -> None:
     """Frozen or anchored to what? There is nothing learned yet."""
     for choice in ("frozen", "anchored"):
-        task = problems.task(tmp_path, point_weights=choice)
-        assert distance(learned(task).state, task.start) > 0.0
+        lesson = problems.lesson(tmp_path, point_weights=choice)
+        assert distance(learned(lesson).state, lesson.start) > 0.0
 
 
 def test_the_anchors_precision_grows_by_the_fisher_information_and_ages_with_forgetting(
@@ -181,10 +181,10 @@ def test_the_anchors_precision_grows_by_the_fisher_information_and_ages_with_for
     """π ← ρ·π + N·F/λ: what an age-0 anchor adds does not depend on what was there."""
 
     def precision(state: AdapterState, forgetting: float) -> torch.Tensor:
-        task = problems.task(
+        lesson = problems.lesson(
             tmp_path, state=state, first=False, forgetting=forgetting, point_weights="free"
         )
-        found = learned(task).state.precision
+        found = learned(lesson).state.precision
         return torch.cat([value.flatten() for value in found.values()])
 
     old = torch.cat([value.flatten() for value in later.precision.values()])
@@ -201,22 +201,22 @@ def test_the_kl_is_scaled_by_lambda_over_rows_whatever_the_minibatch(
 ) -> None:
     """Σ over weights times λ/N: not over minibatches, and not a mean over weights."""
     variant = replace(BH_PEFT, kl_weight=0.7)
-    task = problems.task(
+    lesson = problems.lesson(
         tmp_path, state=later, first=False, batch_size=size, variant=variant, epochs=3
     )
-    for point in learned(replace(task, prior=task.start.prior)).curve:
+    for point in learned(replace(lesson, prior=lesson.start.prior)).curve:
         assert point["loss"] - point["nll"] == pytest.approx(0.7 / 24 * point["kl"], rel=1e-6)
 
 
 def test_the_kl_is_warmed_up_over_the_first_tenth_of_round_0_only(
     tmp_path: Path, later: AdapterState
 ) -> None:
-    task = problems.task(tmp_path, epochs=4, kl_warmup=1.0)
-    curve = learned(task).curve
+    lesson = problems.lesson(tmp_path, epochs=4, kl_warmup=1.0)
+    curve = learned(lesson).curve
     shares = [(p["loss"] - p["nll"]) / p["kl"] * 24 / BH_PEFT.kl_weight for p in curve]
     assert [p["step"] for p in curve] == [0, 10, 11]
     assert shares == pytest.approx([0, 10 / 12, 11 / 12], abs=1e-6)
-    after = problems.task(tmp_path, state=later, first=False, kl_warmup=1.0)
+    after = problems.lesson(tmp_path, state=later, first=False, kl_warmup=1.0)
     first = learned(replace(after, prior=later.prior)).curve[0]
     assert first["loss"] > first["nll"]
 
@@ -225,15 +225,15 @@ def test_blobs_kl_increases_over_an_epoch_and_costs_the_same_over_all_of_it(
     tmp_path: Path, later: AdapterState
 ) -> None:
     """λ/N · M·π_i with π_i = 2^i/(2^M − 1): the epoch's total is that of the constant schedule."""
-    task = problems.task(
+    lesson = problems.lesson(
         tmp_path, state=later, first=False, batch_size=5, epochs=13, kl_learning_rate=0.5,
         variant=replace(BLOB, scale="softplus"),
     )  # fmt: skip
-    minibatches = task.steps_an_epoch
+    minibatches = lesson.steps_an_epoch
     assert minibatches == 5
     weights = blob_kl_weights(minibatches)
     assert sum(weights) == pytest.approx(1.0)
-    for point in learned(replace(task, prior=later.prior)).curve:
+    for point in learned(replace(lesson, prior=later.prior)).curve:
         share = (point["loss"] - point["nll"]) / point["kl"] * 24
         assert share == pytest.approx(minibatches * weights[int(point["step"]) % 5], rel=1e-5)
 
@@ -242,13 +242,13 @@ def test_blob_draws_anew_for_each_example_and_bh_peft_once_a_minibatch(tmp_path:
     """How many draws are in place is read from inside the forward pass."""
     seen: dict[str, set[int | None]] = {}
     for variant in (BH_PEFT, BLOB):
-        task = problems.task(tmp_path, variant=variant)
+        lesson = problems.lesson(tmp_path, variant=variant)
         draws = seen.setdefault(variant.name, set())
-        sites = task.model.sites
-        hook = task.model.head.register_forward_pre_hook(
+        sites = lesson.model.sites
+        hook = lesson.model.head.register_forward_pre_hook(
             lambda *_, draws=draws, sites=sites: draws.add(sites.draws)
         )
-        learned(task)
+        learned(lesson)
         hook.remove()
     assert seen == {"bh_peft": {None}, "blob": {8}}
 
@@ -262,18 +262,18 @@ def test_blobs_kl_is_a_step_of_sgd_of_its_own_beside_adam(
     """
     silent = {name: torch.zeros_like(value) for name, value in later.point.items()}
     prior = replace(later.posterior, mean=later.posterior.mean + 0.01)
-    task = problems.task(
+    lesson = problems.lesson(
         tmp_path, state=replace(later, point=silent), first=False, variant=BLOB, max_epochs=1,
         point_weights="frozen", batch_size=24, epochs=1, warmup=0.0, kl_learning_rate=1e-6,
     )  # fmt: skip
-    moved = learned(replace(task, prior=prior)).state.posterior.mean - later.posterior.mean
+    moved = learned(replace(lesson, prior=prior)).state.posterior.mean - later.posterior.mean
     expected = 1e-6 * 0.01 / prior.std.square()
     torch.testing.assert_close(moved, expected, rtol=1e-2, atol=1e-7)
 
 
 def test_blobs_sigma_arrives_and_a_round_too_short_for_it_is_lengthened(tmp_path: Path) -> None:
     """The published start is σ ≤ 0.0025 and the prior 0.2: data that say little leave σ there."""
-    short = problems.task(
+    short = problems.lesson(
         tmp_path, variant=BLOB, epochs=1, kl_learning_rate=0.02, rho_learning_rate=1e-2, rows=16
     )
     found = learned(short)
@@ -285,41 +285,41 @@ def test_blobs_sigma_arrives_and_a_round_too_short_for_it_is_lengthened(tmp_path
 def test_a_round_too_short_for_blobs_own_kl_step_fails_and_says_what_would_do(
     tmp_path: Path,
 ) -> None:
-    task = problems.task(tmp_path, variant=BLOB, epochs=1, max_epochs=2, kl_learning_rate=0.02)
+    lesson = problems.lesson(tmp_path, variant=BLOB, epochs=1, max_epochs=2, kl_learning_rate=0.02)
     with pytest.raises(RhoTravelTooShort, match=r"KL's own steps.*kl_learning_rate by \d"):
-        learned(task)
+        learned(lesson)
 
 
 def test_a_round_too_short_for_rho_is_lengthened_until_it_can_arrive(tmp_path: Path) -> None:
     """Otherwise the reported posterior is its initialisation."""
-    short = problems.task(tmp_path, epochs=1, rho_learning_rate=0.15, max_epochs=60)
+    short = problems.lesson(tmp_path, epochs=1, rho_learning_rate=0.15, max_epochs=60)
     found = learned(short)
     assert found.travel_met is True
     assert 1 < found.epochs < 60
     assert found.steps == 3 * found.epochs
-    long_enough = learned(problems.task(tmp_path, epochs=2, rho_learning_rate=5.0))
+    long_enough = learned(problems.lesson(tmp_path, epochs=2, rho_learning_rate=5.0))
     assert (long_enough.epochs, long_enough.travel_met) == (2, True)
 
 
 def test_a_round_that_may_not_be_lengthened_fails_and_says_how_much_more_would_do(
     tmp_path: Path,
 ) -> None:
-    task = problems.task(tmp_path, epochs=2, rho_learning_rate=1e-3, max_epochs=3)
+    lesson = problems.lesson(tmp_path, epochs=2, rho_learning_rate=1e-3, max_epochs=3)
     with pytest.raises(RhoTravelTooShort, match=r"Train .* more steps"):
-        learned(task)
+        learned(lesson)
 
 
 def test_rho_really_moves_towards_its_optimum(tmp_path: Path) -> None:
     """Where the data say little σ must grow from its small start towards the prior's."""
-    task = problems.task(tmp_path, epochs=12, rho_learning_rate=0.3)
-    found = learned(task).state.posterior
-    assert float(found.std.median()) > 2 * float(task.start.posterior.std.median())
+    lesson = problems.lesson(tmp_path, epochs=12, rho_learning_rate=0.3)
+    found = learned(lesson).state.posterior
+    assert float(found.std.median()) > 2 * float(lesson.start.posterior.std.median())
 
 
 def test_checkpointing_gives_the_same_posterior(tmp_path: Path) -> None:
     """Layers computed again in the backward pass find the weights of this draw there."""
     plain, again = (
-        learned(problems.task(tmp_path, ["lora", "adapter"], checkpointing=on)).state
+        learned(problems.lesson(tmp_path, ["lora", "adapter"], checkpointing=on)).state
         for on in (False, True)
     )
     for name, tensor in tensors_of(plain).items():
@@ -327,21 +327,21 @@ def test_checkpointing_gives_the_same_posterior(tmp_path: Path) -> None:
 
 
 def test_a_fit_that_takes_too_long_is_a_named_error(tmp_path: Path) -> None:
-    task = problems.task(tmp_path, max_seconds=1e-6)
-    before = copied(task.start)
+    lesson = problems.lesson(tmp_path, max_seconds=1e-6)
+    before = copied(lesson.start)
     with pytest.raises(FitError, match=r"longer than its limit.*more than 1e-06 s"):
-        learned(task)
-    assert same(before, tensors_of(task.start))
+        learned(lesson)
+    assert same(before, tensors_of(lesson.start))
 
 
 def test_a_batch_without_training_rows_is_a_named_error(tmp_path: Path) -> None:
     with pytest.raises(FitError, match="no training rows"):
-        learned(problems.task(tmp_path, rows=0))
+        learned(problems.lesson(tmp_path, rows=0))
 
 
 def test_the_watcher_hears_of_every_step_and_of_the_end(tmp_path: Path) -> None:
     heard: list[tuple[int, int]] = []
-    fit(problems.task(tmp_path), tiny.generator(), lambda *at: heard.append(at))
+    fit(problems.lesson(tmp_path), tiny.generator(), lambda *at: heard.append(at))
     assert [done for done, _ in heard] == list(range(1, 7))
     assert heard[-1] == (6, 6)
 
@@ -361,16 +361,16 @@ def test_every_method_trains_saves_loads_and_predicts(
     tmp_path: Path, family: str, methods: list[str], variant: Variant
 ) -> None:
     """On an encoder and on a decoder, at the smallest size at which all parts meet."""
-    task = problems.task(
+    lesson = problems.lesson(
         tmp_path, methods, family=family, variant=variant, rows=16, epochs=1,
         rho_learning_rate=9.0, kl_learning_rate=9.0,
     )  # fmt: skip
-    found = learned(task)
+    found = learned(lesson)
     assert found.steps == 2
-    assert not same(tensors_of(found.state), tensors_of(task.start))
+    assert not same(tensors_of(found.state), tensors_of(lesson.start))
     assert bool(found.state.posterior.size) == bool(variant.gaussian)
     again = AdapterState.load(found.state.save(tmp_path / "state"))
-    frame = Predictor(task.model, again).predict(["w4 w5", "w60"])
+    frame = Predictor(lesson.model, again).predict(["w4 w5", "w60"])
     assert set(frame["label"]) <= {"no", "yes"}
     assert frame["probability"].between(0.5, 1).all()
     assert frame["mutual_information"].ge(-1e-12).all()
@@ -378,8 +378,8 @@ def test_every_method_trains_saves_loads_and_predicts(
 
 def test_a_round_takes_no_more_steps_than_its_plan_allows(tmp_path: Path) -> None:
     """They end in the middle of an epoch, and the learning rates have fallen by then."""
-    whole = learned(problems.task(tmp_path, variant=BH_PEFT.point(), epochs=4))
-    found = learned(problems.task(tmp_path, variant=BH_PEFT.point(), epochs=4, max_steps=7))
+    whole = learned(problems.lesson(tmp_path, variant=BH_PEFT.point(), epochs=4))
+    found = learned(problems.lesson(tmp_path, variant=BH_PEFT.point(), epochs=4, max_steps=7))
     assert whole.steps == 12
     assert found.steps == 7
     assert found.curve[-1]["step"] == 6

@@ -12,9 +12,9 @@ from bhpeft.errors import ConfigError, StateError
 from bhpeft.learning.build import first_state
 from bhpeft.learning.fit import fit
 from bhpeft.learning.joint import Joint, Sharing, fit_jointly, over_grid
+from bhpeft.learning.lesson import Lesson
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.predict import Predictor
-from bhpeft.learning.problem import Task
 from bhpeft.learning.state import AdapterState
 from bhpeft.learning.variants import BH_PEFT, BORA, Variant
 from bhpeft.methods import method
@@ -64,7 +64,7 @@ def group(
     variant: Variant = BORA,
     plan: Plan = PLAN,
     seed: int = 0,
-) -> dict[str, Task]:
+) -> dict[str, Lesson]:
     """Return tasks that ask the same of rows of their own."""
     model, chosen = model_of(kind, parameterisation=variant.parameterisation), task(kind)
     labels = ("no", "yes") if kind == "classification" else ()
@@ -77,7 +77,7 @@ def group(
             [chunk], tiny.tokenizer(), 16, folder, f"{kind}/{seed}/{number}/{rows}"
         )
         start = first_state(model, spec, variant, texts[:4], tiny.generator())
-        found[f"t{number}"] = Task(
+        found[f"t{number}"] = Lesson(
             model, start, start.prior, table, plan, variant, first=True, predicted=chosen
         )
     return found
@@ -88,7 +88,7 @@ def same(one: AdapterState, other: AdapterState) -> bool:
     return torch.equal(q.mean, p.mean) and torch.equal(q.rho, p.rho)
 
 
-def nll(tasks: dict[str, Task], joint: Joint, seed: int) -> float:
+def nll(tasks: dict[str, Lesson], joint: Joint, seed: int) -> float:
     """Return the mean NLL of every task's state on rows nobody trained on."""
     texts, answers = asked(64, seed)
     rows = np.arange(len(texts)), np.array(answers)
@@ -170,7 +170,7 @@ def test_a_fixed_tau_holds_the_tasks_so_far_from_theta(tmp_path: Path, tau: floa
 @pytest.fixture(scope="module", params=[1, 2, 3])
 def together(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[dict[str, Task], dict[float | None, Joint]]:
+) -> tuple[dict[str, Lesson], dict[float | None, Joint]]:
     """Return five tasks of twelve rows that ask the same, alone and under a learned τ; one seed."""
     plan = replace(PLAN, epochs=30, max_epochs=30, batch_size=4)
     tasks = group(tmp_path_factory.mktemp("rows"), tasks=5, rows=12, plan=plan, seed=request.param)
@@ -178,7 +178,7 @@ def together(
 
 
 def test_tasks_of_a_few_rows_learn_from_each_other(
-    together: tuple[dict[str, Task], dict[float | None, Joint]],
+    together: tuple[dict[str, Lesson], dict[float | None, Joint]],
 ) -> None:
     """In each of three seeds the NLL on unseen rows is lower by more than 0.05 nats."""
     tasks, found = together
@@ -186,7 +186,7 @@ def test_tasks_of_a_few_rows_learn_from_each_other(
 
 
 def test_a_newcomer_starts_at_the_population_and_knows_what_the_others_learned(
-    together: tuple[dict[str, Task], dict[float | None, Joint]],
+    together: tuple[dict[str, Lesson], dict[float | None, Joint]],
 ) -> None:
     """Q = N(Θ, 1/τ) to the bit, and better than a start that knows nothing."""
     tasks, joint = together[0], together[1][None]

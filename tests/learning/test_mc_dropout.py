@@ -65,14 +65,14 @@ def test_it_is_saved_with_its_rates_and_says_the_same_when_loaded(
 
 def test_in_training_each_row_has_a_mask_of_its_own(tmp_path: Path) -> None:
     """And without masks, or with all inputs kept, the step is MAP's."""
-    task = problems.task(tmp_path, ALL, variant=MC_DROPOUT)
-    descent = Descent.begin(task, tiny.generator())
+    lesson = problems.lesson(tmp_path, ALL, variant=MC_DROPOUT)
+    descent = Descent.begin(lesson, tiny.generator())
     found = descent._left_out(8)
-    assert set(found) == {n for n, p in task.model.sites.parts.items() if p in MC_DROPOUT.dropout}
+    assert set(found) == {n for n, p in lesson.model.sites.parts.items() if p in MC_DROPOUT.dropout}
     assert all(len(mask.unique(dim=0)) > 1 for mask in found.values())
-    plain = Descent.begin(problems.task(tmp_path, ALL, variant=MAP), tiny.generator())
+    plain = Descent.begin(problems.lesson(tmp_path, ALL, variant=MAP), tiny.generator())
     descent.dropout = dict.fromkeys(descent.dropout, 0.0)
-    for minibatch in task.rows.minibatches(8, tiny.generator(1)):
+    for minibatch in lesson.rows.minibatches(8, tiny.generator(1)):
         descent.step(minibatch, 10)
         plain.step(minibatch, 10)
     torch.testing.assert_close(descent.point, plain.point, rtol=0, atol=1e-5)
@@ -84,11 +84,11 @@ def test_it_learns_on_encoders_and_decoders_and_where_draws_do_not_fold(
 ) -> None:
     barred = {"llama": {"bitfit"}, "deberta": {"prefix"}}.get(family, set())
     names = [name for name in problems.SETTINGS if name not in barred]
-    task = problems.task(tmp_path, names, family=family, variant=MC_DROPOUT, rows=16, epochs=1)
-    found = fit(task, tiny.generator())
+    lesson = problems.lesson(tmp_path, names, family=family, variant=MC_DROPOUT, rows=16, epochs=1)
+    found = fit(lesson, tiny.generator())
     assert found.travel_met is None
     assert found.state.posterior.size == 0
-    assert len(Predictor(task.model, found.state).probabilities(["w4 w5"], 3)) == 3
+    assert len(Predictor(lesson.model, found.state).probabilities(["w4 w5"], 3)) == 3
 
 
 def test_where_no_input_can_be_left_out_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +101,6 @@ def test_where_no_input_can_be_left_out_it_is_refused(monkeypatch: pytest.Monkey
 
 
 def test_an_ensemble_of_them_is_refused(tmp_path: Path) -> None:
-    task = problems.task(tmp_path, variant=MC_DROPOUT)
+    lesson = problems.lesson(tmp_path, variant=MC_DROPOUT)
     with pytest.raises(ConfigError, match="cannot start apart; found inputs left out"):
-        with_members(task.start, task.model, replace(MC_DROPOUT, members=2))
+        with_members(lesson.start, lesson.model, replace(MC_DROPOUT, members=2))

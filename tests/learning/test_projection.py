@@ -11,7 +11,7 @@ from torch import nn
 from bhpeft.learning.build import build_model, first_state
 from bhpeft.learning.complete import complete
 from bhpeft.learning.finishes import Selection
-from bhpeft.learning.fit import Task, fit
+from bhpeft.learning.fit import Lesson, fit
 from bhpeft.learning.handover import hand_over, taken_over
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.predict import Predictor
@@ -38,16 +38,18 @@ NOTHING = Selection((), np.empty(0, dtype=np.int64))
 METHODS = ("adapter", "prefix")
 
 
-def problem(folder: Path, variant: Variant = BH_PEFT, family: str = "bert", **changes: int) -> Task:
+def problem(
+    folder: Path, variant: Variant = BH_PEFT, family: str = "bert", **changes: int
+) -> Lesson:
     """Return a first round of adapters and a prefix that is learned through a network of 5."""
     plan = {"epochs": 2, "kl_warmup": 0.0}
-    task = problems.task(folder, METHODS, family=family, variant=variant, **plan, **changes)
-    methods = {**task.start.spec.methods, "prefix": {"length": 2, "projection": 5}}
-    return replace(task, start=task.start.with_spec(methods=methods))
+    lesson = problems.lesson(folder, METHODS, family=family, variant=variant, **plan, **changes)
+    methods = {**lesson.start.spec.methods, "prefix": {"length": 2, "projection": 5}}
+    return replace(lesson, start=lesson.start.with_spec(methods=methods))
 
 
-def network_of(task: Task) -> Projection:
-    found = projection_of(task)
+def network_of(lesson: Lesson) -> Projection:
+    found = projection_of(lesson)
     assert found is not None
     return found
 
@@ -85,12 +87,12 @@ def test_a_first_round_leaves_flat_keys_and_values_and_no_network(
     tmp_path: Path, variant: Variant, family: str
 ) -> None:
     """They are the model's own weights, Gaussian where the variant makes keys and values so."""
-    task = problem(tmp_path, variant, family)
-    found = complete(task, tiny.generator(), NOTHING)
+    lesson = problem(tmp_path, variant, family)
+    found = complete(lesson, tiny.generator(), NOTHING)
     state = found.state
     assert not [name for name in (*state.point, *state.posterior.shapes) if name[0] == "p"]
-    state.check_layout(task.model.shapes)
-    flat = set(network_of(task).flat)
+    state.check_layout(lesson.model.shapes)
+    flat = set(network_of(lesson).flat)
     gaussian = bool(variant.gaussian)
     assert flat <= (state.posterior.shapes if gaussian else state.point).keys()
     if not gaussian:
@@ -98,41 +100,41 @@ def test_a_first_round_leaves_flat_keys_and_values_and_no_network(
         assert any(float(state.precision[name].max()) > 0 for name in flat)
     again = AdapterState.load(state.save(tmp_path / "state"))
     texts = problems.texts(3)
-    said = Predictor(task.model, again).probabilities(texts, 4)
-    assert (said == Predictor(task.model, state).probabilities(texts, 4)).all()
-    later = replace(task, start=again, prior=again.posterior, first=False)
+    said = Predictor(lesson.model, again).probabilities(texts, 4)
+    assert (said == Predictor(lesson.model, state).probabilities(texts, 4)).all()
+    later = replace(lesson, start=again, prior=again.posterior, first=False)
     assert projection_of(later) is None
     assert complete(later, tiny.generator(1), NOTHING).state.point.keys() == state.point.keys()
 
 
 def test_leaving_the_network_behind_changes_nothing_of_what_the_mean_says(tmp_path: Path) -> None:
-    task = problem(tmp_path)
-    network = network_of(task)
-    inside = entered(task, network, tiny.generator())
+    lesson = problem(tmp_path)
+    network = network_of(lesson)
+    inside = entered(lesson, network, tiny.generator())
     assert FIRST in inside.start.posterior.shapes
     learned = fit(inside, tiny.generator(1)).state
-    state = ejected(task, inside, network, learned, tiny.generator(2))
+    state = ejected(lesson, inside, network, learned, tiny.generator(2))
     texts = problems.texts(5)
     minibatch = collate(tiny.tokenizer(), texts, 16)
     mean = unflatten(learned.posterior.mean, learned.posterior.shapes)
-    with torch.no_grad(), task.model.swapped(network.realised(mean | dict(learned.point))):
-        expected = task.model.logits(minibatch).double().softmax(-1).numpy()
-    said = Predictor(task.model, state).probabilities(texts, 0)[0]
+    with torch.no_grad(), lesson.model.swapped(network.realised(mean | dict(learned.point))):
+        expected = lesson.model.logits(minibatch).double().softmax(-1).numpy()
+    said = Predictor(lesson.model, state).probabilities(texts, 0)[0]
     np.testing.assert_allclose(said, expected, atol=2e-6)
 
 
 def test_the_keys_and_values_get_the_curvature_of_their_own_gradients(tmp_path: Path) -> None:
     """Of one row the Fisher information is its squared gradient: σ = (1/s̃² + g²/λ)^(−½)."""
     cold = replace(BH_PEFT, kl_weight=1e-7, start_std=(1e-6, 1e-6))
-    task = problem(tmp_path, cold, rows=1)
-    network = network_of(task)
-    inside = entered(task, network, tiny.generator())
-    state = ejected(task, inside, network, inside.start, tiny.generator())
+    lesson = problem(tmp_path, cold, rows=1)
+    network = network_of(lesson)
+    inside = entered(lesson, network, tiny.generator())
+    state = ejected(lesson, inside, network, inside.start, tiny.generator())
     mean = unflatten(state.posterior.mean, state.posterior.shapes)
     weights = {n: w.clone().requires_grad_() for n, w in (mean | dict(state.point)).items()}
-    (minibatch,) = task.rows.minibatches(8, tiny.generator())
-    with task.model.swapped(weights):
-        task.predicted.loss(task.model.logits(minibatch), minibatch).backward()
+    (minibatch,) = lesson.rows.minibatches(8, tiny.generator())
+    with lesson.model.swapped(weights):
+        lesson.predicted.loss(lesson.model.logits(minibatch), minibatch).backward()
     std = unflatten(state.posterior.std, state.posterior.shapes)
     width = unflatten(state.prior.std, state.prior.shapes)
     narrowed = []
@@ -154,9 +156,9 @@ def test_other_processes_learn_through_the_same_network(tmp_path: Path) -> None:
     model = build_model(spec)
     start = first_state(model, spec, BH_PEFT, problems.texts(4), tiny.generator())
     rows = problems.table(tmp_path)
-    task = Task(model, start, start.prior, rows, Plan(), BH_PEFT, first=True)
-    inside = entered(task, network_of(task), tiny.generator())
-    for handed, expected in ((inside, inside.projection), (task, None)):
+    lesson = Lesson(model, start, start.prior, rows, Plan(), BH_PEFT, first=True)
+    inside = entered(lesson, network_of(lesson), tiny.generator())
+    for handed, expected in ((inside, inside.projection), (lesson, None)):
         desk = tmp_path / str(expected is None)
         desk.mkdir()
         hand_over(handed, tiny.generator(), desk, shard=False, kept=None)
@@ -169,16 +171,16 @@ def test_the_papers_loss_is_a_mean_kl_and_its_lambda_follows_from_rows_and_weigh
     tmp_path: Path,
 ) -> None:
     """0.001 · mean_j KL_j = (λ/N) Σ_j KL_j at λ = 0.001·N/P: on the curve, and logged."""
-    task = problem(tmp_path, BH_PEFT_PAPER, rows=24)
-    inside = entered(task, network_of(task), tiny.generator())
+    lesson = problem(tmp_path, BH_PEFT_PAPER, rows=24)
+    inside = entered(lesson, network_of(lesson), tiny.generator())
     weights = inside.start.posterior.size
     # Two adapters' down-projections and the network's first matrix.
     assert weights == 2 * 3 * 32 + 5 * 32
-    found = complete(task, tiny.generator(), NOTHING)
+    found = complete(lesson, tiny.generator(), NOTHING)
     assert found.kl_weight == pytest.approx(1e-3 * 24 / weights)
     last = found.curve[-1]
     assert last["loss"] - last["nll"] == pytest.approx(1e-3 * last["kl"] / weights, rel=1e-6)
-    later = replace(task, start=found.state, prior=found.state.posterior, first=False)
+    later = replace(lesson, start=found.state, prior=found.state.posterior, first=False)
     again = complete(later, tiny.generator(), NOTHING)
     assert again.kl_weight == pytest.approx(1e-3 * 24 / found.state.posterior.size)
 

@@ -57,8 +57,8 @@ def test_two_ranks_with_the_same_draws_learn_what_one_process_does(
 def test_accumulated_minibatches_and_a_plateau_are_the_same_on_two_ranks(
     told: Path, tmp_path: Path
 ) -> None:
-    task = problem(tmp_path, ALONE, accumulate=2, patience=1)
-    assert_as_alone(told, "accumulated", fit(task, tiny.generator()))
+    lesson = problem(tmp_path, ALONE, accumulate=2, patience=1)
+    assert_as_alone(told, "accumulated", fit(lesson, tiny.generator()))
 
 
 def test_ranks_draw_apart_from_each_other_and_move_what_they_have_in_common_alike(

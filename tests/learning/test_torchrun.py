@@ -16,7 +16,7 @@ import torch
 
 from bhpeft.errors import FitError, RanksFailed, TimeLimit
 from bhpeft.learning.build import build_model, first_state
-from bhpeft.learning.fit import Task, fit
+from bhpeft.learning.fit import Lesson, fit
 from bhpeft.learning.handover import hand_back, hand_over, taken_back, taken_over
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.rank import _telling
@@ -40,27 +40,27 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def problem(base: Path, tmp_path: Path) -> Callable[..., Task]:
+def problem(base: Path, tmp_path: Path) -> Callable[..., Lesson]:
     """Return what makes a learning problem on that base."""
 
-    def make(**plan: Any) -> Task:
+    def make(**plan: Any) -> Lesson:
         asked = problems.spec(METHODS, base=str(base))
         model = build_model(asked)
         start = first_state(model, asked, BH_PEFT, problems.texts(6), tiny.generator())
         given = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "rho_learning_rate": 1.0}
         rows = problems.table(tmp_path, 21)
-        return Task(model, start, start.prior, rows, Plan(**(given | plan)), BH_PEFT, first=True)
+        return Lesson(model, start, start.prior, rows, Plan(**(given | plan)), BH_PEFT, first=True)
 
     return make
 
 
 def test_a_problem_is_the_same_behind_the_handover(
-    problem: Callable[..., Task], tmp_path: Path
+    problem: Callable[..., Lesson], tmp_path: Path
 ) -> None:
     """Learned here or after it was written and read: the same bits, the generator's included."""
-    task, here, there = problem(), tiny.generator(4), tiny.generator(4)
-    direct = fit(task, here)
-    hand_over(task, there, tmp_path / "desk", shard=False, kept=None)
+    lesson, here, there = problem(), tiny.generator(4), tiny.generator(4)
+    direct = fit(lesson, here)
+    hand_over(lesson, there, tmp_path / "desk", shard=False, kept=None)
     read, generator, kept = taken_over(tmp_path / "desk", ALONE)
     assert kept is None
     hand_back(fit(read, generator), generator, tmp_path / "desk")
@@ -69,7 +69,7 @@ def test_a_problem_is_the_same_behind_the_handover(
 
 
 def test_rows_that_other_processes_cannot_open_are_refused(
-    problem: Callable[..., Task], tmp_path: Path
+    problem: Callable[..., Lesson], tmp_path: Path
 ) -> None:
     odd: Any = [1, 2]
     with pytest.raises(FitError, match=r"list.*compute\.processes to 1"):
@@ -78,16 +78,16 @@ def test_rows_that_other_processes_cannot_open_are_refused(
 
 @pytest.mark.slow
 def test_torchrun_trains_and_gives_back_a_posterior(
-    problem: Callable[..., Task], tmp_path: Path
+    problem: Callable[..., Lesson], tmp_path: Path
 ) -> None:
     """With the base in shares, and told how far it is; from two ranks' draws, not from one's."""
-    task, heard = problem(), []
+    lesson, heard = problem(), []
 
     def told(done: int, total: int) -> None:
         heard.append((done, total))
 
-    found = Torchrun(2, shard=True)(task, tiny.generator(), told, tmp_path / "kept")
-    alone = fit(task, tiny.generator())
+    found = Torchrun(2, shard=True)(lesson, tiny.generator(), told, tmp_path / "kept")
+    alone = fit(lesson, tiny.generator())
     assert heard[-1] == (found.steps, found.steps) == (alone.steps, alone.steps)
     assert found.curve[-1]["nll"] < found.curve[0]["nll"]
     assert not torch.equal(found.state.posterior.mean, alone.state.posterior.mean)
@@ -118,9 +118,9 @@ def test_what_ended_a_rank_is_raised_where_it_was_started(
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_killed_ends_the_training_by_name(problem: Callable[..., Task]) -> None:
+def test_a_rank_that_is_killed_ends_the_training_by_name(problem: Callable[..., Lesson]) -> None:
     """As the system does when memory is short: no word, and nobody left who waits for it."""
-    task, killed = problem(epochs=2000, rho_learning_rate=1e-3), []
+    lesson, killed = problem(epochs=2000, rho_learning_rate=1e-3), []
 
     def kill(done: int, _: int) -> None:
         if not killed:
@@ -129,14 +129,14 @@ def test_a_rank_that_is_killed_ends_the_training_by_name(problem: Callable[..., 
             os.kill(ranks[-1], 9)
 
     with pytest.raises(RanksFailed, match="ended without a posterior"):
-        Torchrun(2)(task, tiny.generator(), kill)
+        Torchrun(2)(lesson, tiny.generator(), kill)
     assert len(killed) == 2
     _await_end(killed)
 
 
 @pytest.mark.slow
 def test_ranks_end_with_the_process_that_started_them(
-    problem: Callable[..., Task], tmp_path: Path
+    problem: Callable[..., Lesson], tmp_path: Path
 ) -> None:
     """A round killed with SIGKILL leaves nobody training."""
     hand_over(problem(epochs=2000), tiny.generator(), tmp_path / "desk", shard=False, kept=None)

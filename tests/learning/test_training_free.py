@@ -10,8 +10,8 @@ import torch
 from bhpeft.errors import ConfigError
 from bhpeft.learning.complete import complete, unchanged
 from bhpeft.learning.finishes import Selection
+from bhpeft.learning.lesson import Lesson
 from bhpeft.learning.predict import Predictor
-from bhpeft.learning.problem import Task
 from bhpeft.learning.training_free import (
     HALVINGS,
     TOLERANCE,
@@ -30,34 +30,39 @@ SELECTION = Selection(TEXTS, np.array(problems.labels(TEXTS), dtype=np.int64))
 EMPTY = Selection((), np.empty(0, dtype=np.int64))
 
 
-def learned(folder: Path, family: str = "bert") -> Task:
+def learned(folder: Path, family: str = "bert") -> Lesson:
     """Return a first round whose LoRA is anywhere but at zero."""
-    task = problems.task(folder, family=family, variant=TFB)
-    return replace(task, start=problems.later(task.start))
+    lesson = problems.lesson(folder, family=family, variant=TFB)
+    return replace(lesson, start=problems.later(lesson.start))
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
 def test_turning_the_axes_changes_nothing_but_makes_bs_columns_orthogonal(
     tmp_path: Path, family: str
 ) -> None:
-    task = learned(tmp_path, family)
-    state = turned(task.start)
-    before, after = (Predictor(task.model, one).logits for one in (task.start, state))
-    recipe = Predictor(task.model, task.start).recipe(0), Predictor(task.model, state).recipe(0)
+    lesson = learned(tmp_path, family)
+    state = turned(lesson.start)
+    before, after = (Predictor(lesson.model, one).logits for one in (lesson.start, state))
+    recipe = (
+        Predictor(lesson.model, lesson.start).recipe(0),
+        Predictor(lesson.model, state).recipe(0),
+    )
     torch.testing.assert_close(before(TEXTS, recipe[0]), after(TEXTS, recipe[1]), atol=1e-5, rtol=0)
     for name, value in state.point.items():
         if name.endswith("lora.b"):
             gram = value.t() @ value
             assert float((gram - gram.diag().diag()).abs().max()) < 1e-5
     # The base prior turns with it: what was known before is the same function too.
-    moved = replace(task.start, prior=replace(task.start.prior, mean=task.start.posterior.mean))
+    moved = replace(
+        lesson.start, prior=replace(lesson.start.prior, mean=lesson.start.posterior.mean)
+    )
     torch.testing.assert_close(turned(moved).prior.mean, turned(moved).posterior.mean)
 
 
 def test_one_sigma_is_isotropic_noise_on_the_weight(tmp_path: Path) -> None:
     """σ_q on every axis of B's columns: W's noise has the covariance σ_q² U Uᵀ in each column."""
-    task = learned(tmp_path)
-    state = turned(task.start)
+    lesson = learned(tmp_path)
+    state = turned(lesson.start)
     names = [n for n in state.posterior.shapes if n.endswith("lora.a")]
     lengths = {a: state.point[a[:-1] + "b"].norm(dim=0) for a in names}
     sigma = 1e-3 * _widest(state, lengths)
@@ -70,12 +75,12 @@ def test_one_sigma_is_isotropic_noise_on_the_weight(tmp_path: Path) -> None:
 
 
 def test_the_widest_sigma_that_is_about_the_best_is_taken(tmp_path: Path) -> None:
-    task = learned(tmp_path)
-    state = training_free(task.start, task, SELECTION)
-    base = turned(task.start)
+    lesson = learned(tmp_path)
+    state = training_free(lesson.start, lesson, SELECTION)
+    base = turned(lesson.start)
     lengths = {a: base.point[a[:-1] + "b"].norm(dim=0) for a in base.posterior.shapes}
     tried = [_spread(base, lengths, _widest(base, lengths) / 2**k) for k in range(HALVINGS)]
-    losses = [SELECTION.nll(task.model, one) for one in tried]
+    losses = [SELECTION.nll(lesson.model, one) for one in tried]
     chosen = next(
         k for k, one in enumerate(tried) if torch.equal(one.posterior.rho, state.posterior.rho)
     )
@@ -86,17 +91,17 @@ def test_the_widest_sigma_that_is_about_the_best_is_taken(tmp_path: Path) -> Non
 
 def test_a_lora_that_does_nothing_is_as_wide_as_its_prior(tmp_path: Path) -> None:
     """B = 0: no noise of A is seen, and none is a division by zero."""
-    task = problems.task(tmp_path, variant=TFB)
-    state = training_free(task.start, task, SELECTION)
+    lesson = problems.lesson(tmp_path, variant=TFB)
+    state = training_free(lesson.start, lesson, SELECTION)
     torch.testing.assert_close(state.posterior.std, state.prior.std)
 
 
 def test_a_later_round_keeps_its_axes_and_finds_a_sigma_anew(tmp_path: Path) -> None:
-    found = complete(problems.task(tmp_path, variant=TFB), tiny.generator(), SELECTION).state
+    found = complete(problems.lesson(tmp_path, variant=TFB), tiny.generator(), SELECTION).state
     q = found.posterior
     first = replace(found, posterior=MeanField.from_std(q.mean, q.std / 50, q.shapes))
-    task = problems.task(tmp_path, variant=TFB, state=first, first=False)
-    second = complete(task, tiny.generator(1), SELECTION).state
+    lesson = problems.lesson(tmp_path, variant=TFB, state=first, first=False)
+    second = complete(lesson, tiny.generator(1), SELECTION).state
     assert float(second.posterior.std.median()) > 10 * float(first.posterior.std.median())
     for name, value in first.point.items():
         if name.endswith("lora.b"):
@@ -109,22 +114,22 @@ def test_a_later_round_keeps_its_axes_and_finds_a_sigma_anew(tmp_path: Path) -> 
 @pytest.mark.parametrize("scale", ["softplus", "square"])
 def test_it_keeps_the_states_own_scale(tmp_path: Path, scale: str) -> None:
     variant = replace(BLOB, scale=scale)
-    task = problems.task(tmp_path, variant=variant)
-    state = training_free(problems.later(task.start), task, SELECTION)
+    lesson = problems.lesson(tmp_path, variant=variant)
+    state = training_free(problems.later(lesson.start), lesson, SELECTION)
     assert state.posterior.scale == scale
     assert bool((state.posterior.std > 0).all())
 
 
 def test_without_a_lora_or_without_rows_it_is_a_clear_error(tmp_path: Path) -> None:
-    task = problems.task(tmp_path, ["adapter"])
+    lesson = problems.lesson(tmp_path, ["adapter"])
     with pytest.raises(ConfigError, match=r"0 LoRA factors.*expected a LoRA"):
-        training_free(task.start, task, SELECTION)
-    task = learned(tmp_path)
+        training_free(lesson.start, lesson, SELECTION)
+    lesson = learned(tmp_path)
     with pytest.raises(ConfigError, match=r"0 selection rows.*data.selection"):
-        training_free(task.start, task, EMPTY)
+        training_free(lesson.start, lesson, EMPTY)
 
 
 def test_one_checkpoint_is_no_ensemble(tmp_path: Path) -> None:
-    task = problems.task(tmp_path, variant=POINT)
+    lesson = problems.lesson(tmp_path, variant=POINT)
     with pytest.raises(ConfigError, match=r"no ensemble; found 3 members"):
-        unchanged(replace(task, start=task.start.with_spec(members=3)), tiny.generator(), EMPTY)
+        unchanged(replace(lesson, start=lesson.start.with_spec(members=3)), tiny.generator(), EMPTY)

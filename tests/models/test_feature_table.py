@@ -133,12 +133,12 @@ def test_a_round_learns_the_same_from_features(tmp_path: Path, checkpointing: bo
     found = []
     for limit in (0, LIMIT):
         model = adapted()
-        task = problems.task(tmp_path, epochs=3, checkpointing=checkpointing)
+        lesson = problems.lesson(tmp_path, epochs=3, checkpointing=checkpointing)
         state = problems.start(model, ["lora", "adapter", "prefix"])
-        with with_features(task.rows, model, tmp_path / "kept", limit) as rows:
+        with with_features(lesson.rows, model, tmp_path / "kept", limit) as rows:
             assert isinstance(rows, FeatureTable) == bool(limit)
-            task = replace(task, model=model, rows=rows, start=state, prior=state.prior)
-            found.append(tensors_of(fit(task, tiny.generator(7)).state))
+            lesson = replace(lesson, model=model, rows=rows, start=state, prior=state.prior)
+            found.append(tensors_of(fit(lesson, tiny.generator(7)).state))
     for name, tensor in found[0].items():
         torch.testing.assert_close(found[1][name], tensor, rtol=1e-4, atol=1e-5)
 

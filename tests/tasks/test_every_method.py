@@ -10,9 +10,9 @@ import pytest
 
 from bhpeft.learning.build import first_state
 from bhpeft.learning.fit import fit
+from bhpeft.learning.lesson import Lesson
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.predict import Predictor
-from bhpeft.learning.problem import Task
 from bhpeft.learning.state import AdapterState
 from bhpeft.learning.variants import BH_PEFT
 from bhpeft.methods import METHODS, method
@@ -65,10 +65,10 @@ def test_it_trains_saves_loads_and_predicts(
     chunk = (texts, answers.tolist(), list(range(12)))
     table = TokenTable.build([chunk], tiny.tokenizer(), 16, tmp_path, kind, numbers=numbers)
     plan = Plan(epochs=1, max_epochs=60, batch_size=4, learning_rate=1e-2, rho_learning_rate=2.0)
-    problem = Task(
+    lesson = Lesson(
         model, start, start.prior, table, plan, variant, first=True, predicted=spec.predicted
     )
-    learned = fit(problem, tiny.generator(1)).state
+    learned = fit(lesson, tiny.generator(1)).state
     assert bool(learned.posterior.size) == gaussian
     moved = [not (learned.point[n] == start.point[n]).all() for n in start.point]
     moved.append(bool((learned.posterior.mean != start.posterior.mean).any()))

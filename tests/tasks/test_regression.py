@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bhpeft.learning.build import first_state
-from bhpeft.learning.fit import Task, fit
+from bhpeft.learning.fit import Lesson, fit
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.predict import Predictor
 from bhpeft.learning.state import AdapterState
@@ -51,7 +51,7 @@ def test_a_fit_learns_mean_and_noise(tmp_path: Path) -> None:
     chunk = (texts, answers.tolist(), list(range(rows)))
     table = TokenTable.build([chunk], tiny.tokenizer(), 16, tmp_path, "numbers", numbers=True)
     learned = fit(
-        Task(
+        Lesson(
             model, start, start.prior, table,
             Plan(epochs=12, batch_size=16, learning_rate=1e-2, rho_learning_rate=0.3),
             BH_PEFT, first=True, predicted=spec.predicted,

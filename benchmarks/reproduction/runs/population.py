@@ -39,7 +39,7 @@ def run(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         for name, (train, _, _) in rows.items():
             start = learner.first(train.texts)
             table = open_.enter_context(learner.reading(train))
-            tasks[name] = learner.task(start, start.prior, table)
+            tasks[name] = learner.lesson(start, start.prior, table)
         taus = {NAMED.get(tau, tau): str(tau) for tau in params["taus"]}
         for tau, joint in over_grid(tasks, taus, seed, Sharing()).items():
             found[taus[tau]] = {

@@ -1,4 +1,4 @@
-"""State a round's learning problem, and how much of the KL each of its steps carries."""
+"""State what a round has to learn, and how much of the KL each of its steps carries."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Task:
-    """One round's learning problem.
+class Lesson:
+    """What one round has to learn: a model, a prior and rows.
 
     Attributes:
         model: the frozen base with its methods attached.
@@ -61,22 +61,22 @@ class Task:
         return min(steps, self.plan.max_steps) if self.plan.max_steps else steps
 
 
-def kl_share(task: Task, step: int, steps: int) -> float:
+def kl_share(lesson: Lesson, step: int, steps: int) -> float:
     """Return a step's share of the KL: 1 in all over an epoch, less while round 0 warms up."""
-    minibatches = task.steps_an_epoch
-    share = _epoch_shares(task.variant.kl_schedule, minibatches)[step % minibatches]
-    return share * (warmup(step, steps, task.plan.kl_warmup) if task.first else 1.0)
+    minibatches = lesson.steps_an_epoch
+    share = _epoch_shares(lesson.variant.kl_schedule, minibatches)[step % minibatches]
+    return share * (warmup(step, steps, lesson.plan.kl_warmup) if lesson.first else 1.0)
 
 
-def flow_time(task: Task, step: int, steps: int, rate: float) -> float:
+def flow_time(lesson: Lesson, step: int, steps: int, rate: float) -> float:
     """Return how long the KL acts in a step where SGD steps it apart: η·λ·π at the rates' factor.
 
     As published, SGD sees π·KL with Σ π = 1 over an epoch, *not* divided by the rows: AdamW on the
     NLL does not see the size of its gradient, so a factor 1/N here would only make σ arrive N/M
     times later than in the paper.
     """
-    speed = task.plan.kl_learning_rate * rate
-    return speed * task.variant.kl_weight * kl_share(task, step, steps)
+    speed = lesson.plan.kl_learning_rate * rate
+    return speed * lesson.variant.kl_weight * kl_share(lesson, step, steps)
 
 
 @lru_cache(maxsize=16)
