@@ -49,7 +49,6 @@ def posteriors(stream: Stream, registry: Registry) -> list[tuple[str, str]]:
 
 def fates(stream: Stream, registry: Registry) -> dict[str, str]:
     """Return what became of each landed batch, by its id."""
-    from bhpeft.data.quarantine import quarantined
     from bhpeft.rounds.backlog import landing_of
 
     champion = registry.champion(stream.name)
@@ -60,7 +59,7 @@ def fates(stream: Stream, registry: Registry) -> dict[str, str]:
     books: dict[str, Any] = {
         "learned": learned,
         "pending": waiting,
-        "quarantined": quarantined(stream.quarantine),
+        "quarantined": registry.book(stream.name).quarantined,
         "refused": registry.refused(stream.name),
         "held": held,
     }

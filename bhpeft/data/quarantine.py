@@ -28,7 +28,7 @@ from bhpeft.errors import BatchError, ContractViolation
 
 logger = logging.getLogger(__name__)
 
-RECORD = "record.json"
+RECORD, ROWS = "record.json", "rows.parquet"
 RELEASED = "released.json"
 
 # Texts are cut to this many characters: a thousand of a megabyte would be a gigabyte of record.
@@ -66,7 +66,7 @@ def quarantine(batch: Batch | Unreadable | Path, error: BatchError, folder: Path
         hidden.mkdir(parents=True)
         rows = _failing_rows(batch, record["reasons"])
         if rows is not None:
-            pq.write_table(rows, hidden / "rows.parquet")
+            pq.write_table(rows, hidden / ROWS)
         text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
         (hidden / RECORD).write_text(text, encoding="utf-8")
         os.replace(hidden, target)

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cached_property
 
 from bhpeft.registry import lineage
-from bhpeft.registry.records import Failure, Move, Version
+from bhpeft.registry.records import QUARANTINED, Failure, Move, Version
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,13 @@ class Book:
     def refused(self) -> frozenset[str]:
         """Return the fingerprints of batches refused by the gates, a person or a rollback."""
         return lineage.refused(self.versions.values(), self.moves)
+
+    @cached_property
+    def quarantined(self) -> dict[str, Failure]:
+        """Return why a batch is in quarantine, by its fingerprint; whichever machine found it."""
+        broken = {f.digest for f in self.failures if f.kind == QUARANTINED}
+        last = {digest: self.failures_in_a_row(digest)[-1:] for digest in broken}
+        return {d: row[0] for d, row in last.items() if row and row[0].kind == QUARANTINED}
 
     @property
     def last_rollback(self) -> Move | None:

@@ -50,9 +50,11 @@ def _read(connection: Connection) -> dict[str, Book]:
     for piece in _pieces(list(rounds)):
         for stream, failure in failures.among(connection, piece):
             failed[stream].append(failure)
+    known = versions.of_all()
     return {
-        stream: Book(stream, found, moves.get(stream, []), tuple(failed.get(stream, ())))
-        for stream, found in versions.of_all().items()
+        # A stream without a version may have failures all the same.
+        stream: Book(stream, known.get(stream, {}), moves.get(stream, []), tuple(failed[stream]))
+        for stream in [*known, *(failed.keys() - known.keys())]
     }
 
 

@@ -137,7 +137,8 @@ class Failure:
         digest: the fingerprint of the batch.
         batch_id: its name.
         kind: the error's name: "Diverged", "OutOfMemory", "TimeLimit", …; "Unexpected" for one
-            that bhpeft does not know, "Died" where the process was gone.
+            that bhpeft does not know, "Died" where the process was gone, "Quarantined" where the
+            batch broke its contract or could not be read.
         message: the error, in one line.
         when: when the round ended (UTC).
     """
@@ -149,7 +150,7 @@ class Failure:
     when: datetime
 
 
-DIED, UNEXPECTED = "Died", "Unexpected"
+DIED, UNEXPECTED, QUARANTINED = "Died", "Unexpected", "Quarantined"
 
 
 @dataclass(frozen=True)

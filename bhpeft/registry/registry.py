@@ -191,10 +191,30 @@ class Registry:
         return self.version(run.stream, number)
 
     def quarantined(
-        self, stream: str, batch_id: str, *, digest: str, error: str, reasons: Iterable[Any] = ()
+        self,
+        stream: str,
+        batch_id: str,
+        *,
+        digest: str,
+        error: str,
+        reasons: Iterable[Any] = (),
+        rows: Path | None = None,
     ) -> RoundRun:
-        """Record a batch that broke its contract as a short run, and return it."""
-        return round_run.quarantined(self.connection, stream, batch_id, digest, error, reasons)
+        """Record a batch that cannot be learned as a short run, and return it.
+
+        From then on the stream's `Book` says so to every machine, until the batch is released.
+
+        Args:
+            stream: the stream.
+            batch_id: the batch.
+            digest: its fingerprint.
+            error: what is wrong with it.
+            reasons: the broken rules.
+            rows: a file of the rows that break them.
+        """
+        return round_run.quarantined(
+            self.connection, stream, batch_id, digest, error, reasons, rows
+        )
 
     # Moves
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bhpeft.errors import BhpeftError, FitError, RegistryError
 from bhpeft.registry.connection import Connection
-from bhpeft.registry.records import PREFIX, UNEXPECTED, one_line, prefixed
+from bhpeft.registry.records import PREFIX, QUARANTINED, UNEXPECTED, one_line, prefixed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -232,13 +232,21 @@ def quarantined(
     digest: str,
     error: str,
     reasons: Iterable[Any],
+    rows: Path | None,
 ) -> RoundRun:
-    """Record a batch that broke its contract as a short run, and return it."""
-    facts = {"decision": "quarantined", PREFIX + "error": " ".join(error.split())}
+    """Record a batch that cannot be learned as a short run, and return it.
+
+    Its tag `bhpeft.failure` is what every machine reads, so it is set last: until the reasons and
+    rows are stored the batch is pending, and is looked at again.
+    """
+    facts = {"decision": "quarantined", "error": " ".join(error.split())}
     with opened(connection, stream, batch_id, digest=digest, parent=None, tags=facts) as run:
         run.rename(f"{batch_id} quarantined")
         run.describe(f"**Quarantined.** {error}")
         run.json("reasons", list(reasons))
+        if rows is not None:
+            run.files({rows.name: rows})
+        run.tags({"failure": QUARANTINED})
     return run
 
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from bhpeft.data.batch import Batch, merged
 from bhpeft.data.landings import Landing, Place, landing_at
-from bhpeft.data.quarantine import quarantined
 from bhpeft.registry import Book, Failure, Registry
-from bhpeft.registry.records import DIED, UNEXPECTED
+from bhpeft.registry.records import DIED, QUARANTINED, UNEXPECTED
 from bhpeft.stream import Stream
 
 # These say little about the batch: three of them are one failure, and there is no back-off.
@@ -83,7 +82,7 @@ def parked(stream: Stream, book: Book) -> dict[str, list[Failure]]:
     """Return the batches that failed so often that a person must look, by digest."""
     found = {}
     for digest in {failure.digest for failure in book.failures} - book.learned:
-        row = book.failures_in_a_row(digest)
+        row = [f for f in book.failures_in_a_row(digest) if f.kind != QUARANTINED]
         vague = sum(failure.kind in VAGUE for failure in row)
         if len(row) - vague + vague // VAGUE_A_FAILURE >= stream.retry.attempts:
             found[digest] = row
@@ -97,5 +96,5 @@ def _settled(stream: Stream, book: Book) -> dict[str, str]:
     parked_ids = {
         digest: failures[-1].batch_id for digest, failures in parked(stream, book).items()
     }
-    aside = {digest: r["batch_id"] for digest, r in quarantined(stream.quarantine).items()}
+    aside = {digest: failure.batch_id for digest, failure in book.quarantined.items()}
     return {digest: names.get(digest, "") for digest in digests} | parked_ids | aside

@@ -32,8 +32,8 @@ class Aside:
 def set_aside_batches(stream: Stream, book: Book) -> list[Aside]:
     """Return the batches that are parked, refused or in quarantine, by id."""
     found = {
-        digest: Aside(record["batch_id"], digest, "quarantined", record["message"])
-        for digest, record in quarantined(stream.quarantine).items()
+        digest: Aside(failure.batch_id, digest, "quarantined", failure.message)
+        for digest, failure in book.quarantined.items()
     }
     names = book.batch_ids
     for digest in book.refused - book.learned:
@@ -65,7 +65,8 @@ def release(stream: Stream, batch: str, registry: Registry, *, by: str, reason: 
     # A worker's clock may be ahead of this machine's: its failures are over all the same.
     after = max((f.when for f in book.failures if f.digest == aside.digest), default=None)
     registry.release(stream.name, [aside.digest], by=by, reason=reason, after=after)
-    if aside.state == "quarantined":
+    if aside.digest in quarantined(stream.quarantine):
+        # The record is on the machine that made it, which need not be this one.
         let_out(stream.quarantine, aside.digest, by, reason)
     return aside
 

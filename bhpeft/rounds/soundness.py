@@ -8,7 +8,7 @@ from typing import Any
 from bhpeft.data.batch import Batch, Unreadable
 from bhpeft.data.check import check
 from bhpeft.data.contract import Contract
-from bhpeft.data.quarantine import quarantine, quarantined
+from bhpeft.data.quarantine import ROWS, quarantine
 from bhpeft.errors import BatchError, ContractViolation
 from bhpeft.registry import Registry
 from bhpeft.rounds.backlog import landing_of
@@ -46,21 +46,29 @@ def check_batch(batch: Batch, contract: Contract) -> None:
 def set_aside(
     stream: Stream, batch: Batch | Unreadable, registry: Registry, problem: BatchError
 ) -> str | None:
-    """Put a batch in quarantine, and on record in MLflow; return the record's page, if any."""
-    quarantine(batch, problem, stream.quarantine)
-    if isinstance(batch, Unreadable):
-        return None
-    reasons = problem.reasons if isinstance(problem, ContractViolation) else []
+    """Put a batch in quarantine; return the record's page, if any.
+
+    The folder on this machine is for people; MLflow's run is what all machines go by.
+    """
+    rows = quarantine(batch, problem, stream.quarantine) / ROWS
     page = registry.quarantined(
-        stream.name, batch.batch_id, digest=batch.digest, error=problem.message, reasons=reasons
+        stream.name,
+        batch.batch_id,
+        digest=batch.digest,
+        error=problem.message,
+        reasons=problem.reasons if isinstance(problem, ContractViolation) else (),
+        rows=rows if rows.exists() else None,
     )
     return registry.link(page)
 
 
 def set_unreadable_aside(stream: Stream, registry: Registry) -> list[str]:
     """Quarantine folders whose manifest cannot be read; return their names."""
-    known = {record["folder"] for record in quarantined(stream.quarantine).values()}
-    broken = [one for one in landing_of(stream).unreadable() if one.address not in known]
+    found = landing_of(stream).unreadable()
+    known = registry.book(stream.name).quarantined if found else {}
+    # What a producer still writes to changes; it is the same folder, and said once.
+    names = {failure.batch_id for failure in known.values()}
+    broken = [one for one in found if one.batch_id not in names]
     for one in broken:
         set_aside(stream, one, registry, one.error)
     return [one.batch_id for one in broken]
