@@ -20,6 +20,7 @@ from bhpeft.data.arrival import has_arrived, landed_at
 from bhpeft.data.batch import MANIFEST, Batch, Manifest, Unreadable, digest_of, parse_manifest
 from bhpeft.data.contract import Contract
 from bhpeft.data.landing_folder import taken
+from bhpeft.data.spans import NO_PAST, Past
 from bhpeft.errors import BatchCorrupt
 
 BLOCK_BYTES = 8 * 2**20
@@ -68,7 +69,7 @@ class Bucket:
         """Return a local folder: objects cannot be renamed."""
         return self.cache / "desk"
 
-    def landed(self, settled: Mapping[str, str]) -> list[Batch]:
+    def landed(self, settled: Mapping[str, str], past: Past = NO_PAST) -> list[Batch]:
         """Return what waits, oldest first by event time, then by id."""
         waiting = []
         for listed in self._list():

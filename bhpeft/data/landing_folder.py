@@ -21,6 +21,7 @@ from bhpeft.data.batch import (
     unreadable,
 )
 from bhpeft.data.contract import Contract
+from bhpeft.data.spans import NO_PAST, Past
 from bhpeft.errors import BatchError
 
 
@@ -41,7 +42,7 @@ class Folder:
         """Return the stream's folder itself: only inside one disk can a batch appear at once."""
         return self.root / self.stream
 
-    def landed(self, settled: Mapping[str, str]) -> list[Batch]:
+    def landed(self, settled: Mapping[str, str], past: Past = NO_PAST) -> list[Batch]:
         """Return what waits, oldest first by event time, then by id."""
         waiting = [b for b in landed(self.root, self.stream) if b.digest not in settled]
         return [b for b in waiting if has_arrived(b.manifest, _sizes(b.folder), _written(b.folder))]

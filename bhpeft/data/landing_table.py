@@ -21,7 +21,7 @@ from urllib.parse import unquote
 from bhpeft.data import object_store, spans, staging
 from bhpeft.data.batch import Batch, Manifest, Part, Unreadable, file_sha256
 from bhpeft.data.contract import Contract
-from bhpeft.data.spans import Commit, Span
+from bhpeft.data.spans import NO_PAST, Commit, Past, Span
 from bhpeft.data.table_known import Known
 from bhpeft.errors import BatchCorrupt, LandingError, LandingUnreachable
 
@@ -64,19 +64,20 @@ class Table:
             remedy="Append the rows to the table; they are the next batch.",
         )
 
-    def landed(self, settled: Mapping[str, str]) -> list[Batch]:
+    def landed(self, settled: Mapping[str, str], past: Past = NO_PAST) -> list[Batch]:
         """Return the rows past the cursor, as batches in the order of the table."""
         with _translated(self.address):
             table = self._open()
             identity = str(table.metadata().id)
             known = self._known(table)
-            done = [
-                span
-                for digest, batch_id in settled.items()
-                if (span := spans.span_of(batch_id)) and _digest(identity, batch_id) == digest
-            ]
             commits = self._commits(table, known)
-        found = spans.cut(spans.unsettled(commits, done), self.rows, known.ends)
+        done, learned, tried = (
+            _spans(identity, names) for names in (settled, past.learned, past.tried)
+        )
+        # Another machine may have cut what waits; what it has tried is the same batch here.
+        ends = known.ends | {span.first: span.last for span in tried if span.high is None}
+        left = spans.unsettled(commits, done)
+        found = spans.cut(left, self.rows, ends, spans.apart(learned))
         known.ends.update({span.first: span.last for span, _ in found if span.high is None})
         known.write()
         times = {commit.version: commit.when for commit in commits}
@@ -262,6 +263,15 @@ def _window(chunks: Iterator[Any], span: Span) -> Iterator[Any]:
         if high > low:
             yield chunk.slice(low, high - low)
         start += chunk.num_rows
+
+
+def _spans(identity: str, names: Mapping[str, str]) -> list[Span]:
+    """Return the spans that batch ids name, where their digests are of this table."""
+    return [
+        span
+        for digest, batch_id in names.items()
+        if (span := spans.span_of(batch_id)) and _digest(identity, batch_id) == digest
+    ]
 
 
 def _digest(identity: str, batch_id: str) -> str:

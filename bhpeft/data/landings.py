@@ -24,6 +24,7 @@ from bhpeft.data.contract import Contract
 from bhpeft.data.landing_bucket import Bucket
 from bhpeft.data.landing_folder import Folder
 from bhpeft.data.landing_table import Table
+from bhpeft.data.spans import NO_PAST, Past
 from bhpeft.errors import LandingError, did_you_mean
 
 # Digest → batch id of whatever was learned, refused, held or quarantined.
@@ -42,8 +43,12 @@ class Landing(Protocol):
     def desk(self) -> Path:
         """Return the local folder where a batch is made ready to be published."""
 
-    def landed(self, settled: Settled) -> list[Batch]:
-        """Return the batches that are complete and not settled, in the order to learn them."""
+    def landed(self, settled: Settled, past: Past = NO_PAST) -> list[Batch]:
+        """Return the batches that are complete and not settled, in the order to learn them.
+
+        Where it is the landing that makes batches of rows, `past` says which it has made before:
+        they are the same again, on whatever machine.
+        """
 
     def unreadable(self) -> list[Unreadable]:
         """Return what landed and is no batch; it hides no other."""

@@ -8,8 +8,8 @@ registry's lineage, and a rollback moves it back by itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 _WHOLE = re.compile(r"v(\d+)-v(\d+)")
@@ -50,6 +50,23 @@ class Span:
         return f"v{self.first}-rows{self.low}-{self.high - 1}"
 
 
+@dataclass(frozen=True)
+class Past:
+    """What the registry remembers of batches that may wait again, as digest → batch id.
+
+    Attributes:
+        learned: what some version was made of, also where a rollback has left it behind; of two
+            that have rows in common, the one to be made again comes first.
+        tried: what rounds have failed with.
+    """
+
+    learned: Mapping[str, str] = field(default_factory=dict)
+    tried: Mapping[str, str] = field(default_factory=dict)
+
+
+NO_PAST = Past()
+
+
 def span_of(batch_id: str) -> Span | None:
     """Return the span that a batch id names, or None if it names none."""
     if whole := _WHOLE.fullmatch(batch_id):
@@ -75,8 +92,20 @@ def unsettled(commits: Iterable[Commit], settled: Collection[Span]) -> Iterator[
             yield from _gaps(commit, mine)
 
 
+def apart(spans: Iterable[Span]) -> list[Span]:
+    """Return spans that have no row in common: of those that overlap, the first."""
+    found: list[Span] = []
+    for span in spans:
+        if not any(_overlap(span, other) for other in found):
+            found.append(span)
+    return found
+
+
 def cut(
-    left: Iterable[Commit | Span], most: int, ends: Mapping[int, int]
+    left: Iterable[Commit | Span],
+    most: int,
+    ends: Mapping[int, int],
+    learned: Collection[Span] = (),
 ) -> list[tuple[Span, int]]:
     """Return the spans to learn, each with its number of rows, in the order of the table.
 
@@ -85,6 +114,8 @@ def cut(
         most: most rows of a span; a larger commit is cut into windows.
         ends: first version → last, of spans that have been seen: a batch that waits does not grow,
             or a retry of its round would be another batch.
+        learned: spans that have been learned before, `apart`: what of them is left is cut as it was
+            then, whatever `most` is now.
     """
     spans: list[tuple[Span, int]] = []
     first, last, rows = -1, -1, 0
@@ -95,7 +126,8 @@ def cut(
             spans.append((Span(first, last), rows))
         first, rows = -1, 0
 
-    for piece in left:
+    windows = [span for span in learned if span.high is not None]
+    for piece in _as_before(list(left), learned):
         if isinstance(piece, Commit) and not piece.rewrites and piece.rows <= most:
             if piece.rows == 0:
                 continue
@@ -106,21 +138,70 @@ def cut(
             rows += piece.rows
             continue
         close()
-        spans += _alone(piece, most)
+        spans += _alone(piece, most, windows)
     close()
     return spans
 
 
-def _alone(piece: Commit | Span, most: int) -> Iterator[tuple[Span, int]]:
+@dataclass(frozen=True)
+class _Again:
+    """Whole commits that are one batch as before."""
+
+    span: Span
+    rows: int
+
+
+def _as_before(
+    left: Sequence[Commit | Span], learned: Iterable[Span]
+) -> Iterator[Commit | Span | _Again]:
+    """Yield what is left with the commits that were learned together taken together."""
+    plain = {p.version: p.rows for p in left if isinstance(p, Commit) and not p.rewrites}
+    cut_up = {span.first for span in learned if span.high is not None}
+    again = {
+        span.first: span
+        for span in learned
+        if span.high is None and all(v in plain for v in range(span.first, span.last + 1))
+    }
+    behind = -1
+    for piece in left:
+        if not isinstance(piece, Commit) or piece.rewrites:
+            yield piece
+        elif piece.version in again:
+            span = again[piece.version]
+            behind = span.last
+            yield _Again(span, sum(plain[v] for v in range(span.first, span.last + 1)))
+        elif piece.version in cut_up:
+            yield Span(piece.version, piece.version, 0, piece.rows)
+        elif piece.version > behind:
+            yield piece
+
+
+def _alone(
+    piece: Commit | Span | _Again, most: int, windows: Iterable[Span]
+) -> Iterator[tuple[Span, int]]:
     """Yield the spans of what cannot be put together with its neighbours."""
+    if isinstance(piece, _Again):
+        yield piece.span, piece.rows
+        return
     version = piece.version if isinstance(piece, Commit) else piece.first
     if isinstance(piece, Commit) and piece.rewrites:
         yield Span(version, version), piece.rows
         return
     low, high = (0, piece.rows) if isinstance(piece, Commit) else (piece.low, piece.high or 0)
-    for start in range(low, high, most):
-        end = min(start + most, high)
-        yield Span(version, version, start, end), end - start
+    before = {span.low: span.high or 0 for span in windows if span.first == version}
+    while low < high:
+        end = before.get(low, low + most)
+        end = min([end, high, *(at for at in before if low < at)])
+        yield Span(version, version, low, end), end - low
+        low = end
+
+
+def _overlap(one: Span, other: Span) -> bool:
+    if one.last < other.first or other.last < one.first:
+        return False
+    if one.high is None or other.high is None:
+        return True
+    return one.low < other.high and other.low < one.high
 
 
 def _gaps(commit: Commit, settled: Iterable[Span]) -> Iterator[Span]:

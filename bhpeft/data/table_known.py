@@ -2,7 +2,7 @@
 
 Versions never change, so looking at one again could only cost time; and a batch that waits must not
 grow with its table, or a second attempt would be another batch. Losing the file loses neither rows
-nor order.
+nor order, and of what a round has learned or tried the registry knows where it was cut.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from bhpeft.data.batch import Batch, merged
 from bhpeft.data.landings import Landing, Place, landing_at
+from bhpeft.data.spans import Past
 from bhpeft.registry import Book, Failure, Registry
 from bhpeft.registry.records import DIED, QUARANTINED, UNEXPECTED
 from bhpeft.stream import Stream
@@ -38,7 +39,7 @@ def waiting(stream: Stream, book: Book) -> tuple[Batch, ...]:
     batch delivered twice under two names is one batch.
     """
     found: dict[str, Batch] = {}
-    for batch in landing_of(stream).landed(_settled(stream, book)):
+    for batch in landing_of(stream).landed(_settled(stream, book), _past(book)):
         found.setdefault(batch.digest, batch)
     # What a rollback made pending keeps the order it was learned in, whatever its event times.
     again = {digest: position for position, digest in enumerate(book.relearning)}
@@ -87,6 +88,19 @@ def parked(stream: Stream, book: Book) -> dict[str, list[Failure]]:
         if len(row) - vague + vague // VAGUE_A_FAILURE >= stream.retry.attempts:
             found[digest] = row
     return found
+
+
+def _past(book: Book) -> Past:
+    """Return what has been learned before, a rollback's first and then the newest, and tried."""
+    names = book.batch_ids
+    learned = [
+        *book.relearning,
+        *(d for v in reversed([*book.versions.values()]) for d in v.batches),
+    ]
+    return Past(
+        learned={digest: names[digest] for digest in learned if digest in names},
+        tried={failure.digest: failure.batch_id for failure in book.failures},
+    )
 
 
 def _settled(stream: Stream, book: Book) -> dict[str, str]:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bhpeft.data.spans import Commit, Span, cut, span_of, unsettled
+from bhpeft.data.spans import Commit, Span, apart, cut, span_of, unsettled
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -96,3 +97,63 @@ def rows_of(span: Span, rows: list[int]) -> list[tuple[int, int]]:
     if span.high is not None:
         return [(span.first, r) for r in range(span.low, span.high)]
     return [(v, r) for v in range(span.first, span.last + 1) for r in range(rows[v])]
+
+
+def again(
+    table: list[Commit], learned: list[str], settled: Sequence[str] = (), most: int = 10
+) -> list[str]:
+    done, before = (
+        [span for name in names if (span := span_of(name))] for names in (settled, learned)
+    )
+    return ids(cut(unsettled(table, done), most, {}, apart(before)))
+
+
+def test_what_was_learned_before_is_cut_as_it_was_then() -> None:
+    """On a machine that has never seen it, and under another limit."""
+    table = commits(4, 4, 4, 25, 2)
+    before = ["v1-v1", "v2-v2", "v3-rows0-6", "v3-rows7-13", "v3-rows14-24"]
+    assert batches(table, []) != ["v0-v0", *before, "v4-v4"]
+    for most in (3, 10, 100):
+        found = again(table, before, ["v0-v0"], most)
+        assert found == [*before, "v4-v4"], most
+
+
+def test_commits_learned_together_stay_together_and_others_are_cut_anew() -> None:
+    table = commits(6, 6, 0, 6, 1, 1)
+    assert again(table, ["v0-v3"], most=5) == ["v0-v3", "v4-v5"]
+    assert again(table, ["v0-v3"], ["v1-v1"], most=10) == ["v0-v0", "v3-v5"]
+
+
+def test_windows_keep_what_lies_between_them_within_the_limit() -> None:
+    assert again(commits(25), ["v0-rows10-12"], most=6) == [
+        "v0-rows0-5", "v0-rows6-9", "v0-rows10-12", "v0-rows13-18", "v0-rows19-24",
+    ]  # fmt: skip
+
+
+def test_of_two_batches_with_rows_in_common_the_first_is_made_again() -> None:
+    """A rollback's comes before what any other version was made of."""
+    assert again(commits(2, 2, 2), ["v1-v2", "v0-v1"]) == ["v0-v0", "v1-v2"]
+    assert again(commits(2, 2, 2), ["v0-v1", "v1-v2"]) == ["v0-v1", "v2-v2"]
+    assert again(commits(8), ["v0-rows0-3", "v0-v0"]) == ["v0-rows0-3", "v0-rows4-7"]
+
+
+@given(
+    rows=st.lists(st.integers(0, 12), min_size=1, max_size=8),
+    mosts=st.tuples(st.integers(1, 15), st.integers(1, 15)),
+    data=st.data(),
+)
+def test_any_part_of_a_past_is_made_again_and_no_row_is_lost_or_counted_twice(
+    rows: list[int], mosts: tuple[int, int], data: st.DataObject
+) -> None:
+    table, then, now = commits(*rows), mosts[0], mosts[1]
+    past = [span for span, _ in cut(table, then, {})]
+    learned = [span for span in past if data.draw(st.booleans())]
+    found = [span for span, _ in cut(table, now, {}, learned)]
+    assert [span for span in found if span in learned] == learned
+    held = [
+        (version, row)
+        for span in found
+        for version in range(span.first, span.last + 1)
+        for row in (range(rows[version]) if span.high is None else range(span.low, span.high))
+    ]
+    assert sorted(held) == held == [(v, row) for v, n in enumerate(rows) for row in range(n)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import boto3
@@ -11,7 +12,7 @@ from deltalake import write_deltalake
 from bhpeft.data import object_store
 from bhpeft.data.land import land
 from bhpeft.errors import LandingUnreachable
-from bhpeft.rounds import landing_of, learn
+from bhpeft.rounds import landing_of, learn, pending
 from bhpeft.rounds.backlog import settled
 from bhpeft.rounds.rebuild import replay
 from bhpeft.rounds.soundness import set_unreadable_aside
@@ -115,3 +116,51 @@ def test_a_table_is_replayed_without_a_bad_batch(chain: Chain, tmp_path: Path) -
     learned = chain.registry.learned(chain.stream.name, 6)
     digests = {v.batch_ids[0]: set(v.batches) for v in chain.versions if v.number < 5}
     assert set(learned) == digests["v0-v0"] | digests["v2-v2"] | digests["v3-v3"]
+
+
+def test_a_replay_on_another_machine_cuts_a_table_as_it_was_learned(
+    chain: Chain, tmp_path: Path
+) -> None:
+    """Its home has never seen the table, and three commits would fit into one batch of its own."""
+    table, home = tmp_path / "reviews-table", tmp_path / "elsewhere"
+    chain = chain.changed(data=chain.stream.data.model_copy(update={"delta": str(table)}))
+    for batch_id in ("b1", "b2", "b3", "b4"):
+        write_deltalake(table, reviews(batch_id), mode="append")
+        [batch] = landing_of(chain.stream).landed(settled(chain.stream, chain.registry))
+        chain.learn(batch)
+    home.mkdir()
+    shutil.copy(chain.stream.contract, home)
+    elsewhere = chain.changed(home=home)
+    book = chain.registry.book(chain.stream.name)
+    [unaware] = landing_of(elsewhere.stream).landed({v.batches[0]: v.batch_ids[0]
+                                                     for v in book.versions.values()
+                                                     if v.number == 1})  # fmt: skip
+    assert unaware.batch_id == "v1-v3"
+
+    outcomes = replay(
+        elsewhere.stream,
+        chain.registry,
+        without=["v1-v1"],
+        learn=lambda *args, **kwargs: learn(*args, run=Steps(), **kwargs),
+        by="anna",
+        reason="v1-v1 had wrong labels",
+    )
+
+    assert [one.batch_id for one in outcomes] == ["v2-v2", "v3-v3"]
+    assert elsewhere.waiting == chain.waiting == []
+
+
+def test_a_batch_of_a_table_that_failed_on_one_machine_is_the_same_on_the_next(
+    chain: Chain, tmp_path: Path
+) -> None:
+    """Else its failures would never add up, and nobody would be asked to look."""
+    table, home = tmp_path / "reviews-table", tmp_path / "elsewhere"
+    chain = chain.changed(data=chain.stream.data.model_copy(update={"delta": str(table)}))
+    write_deltalake(table, reviews("b1"), mode="append")
+    [batch] = pending(chain.stream, chain.registry)
+    with pytest.raises(RuntimeError, match="died"):
+        chain.learn(batch, Steps(stop="prepare"))
+    write_deltalake(table, reviews("b2"), mode="append")
+    home.mkdir()
+    shutil.copy(chain.stream.contract, home)
+    assert chain.changed(home=home).waiting == ["v0-v0", "v1-v1"]
