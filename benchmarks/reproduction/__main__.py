@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.reproduction.cells import Cell, Kept, work_apart
-from benchmarks.reproduction.claims import CLAIMS
+from benchmarks.reproduction.everything import EVERYTHING
 
 KEPT, RESULTS = Path(".cache/reproduction"), Path("docs/reproduction.json")
 
@@ -20,7 +20,9 @@ KEPT, RESULTS = Path(".cache/reproduction"), Path("docs/reproduction.json")
 def main(words: list[str] | None = None) -> int:
     """Run what the command line names; 1 if a cell failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduction", description=__doc__)
-    parser.add_argument("claims", nargs="*", choices=[[], *CLAIMS], help="all, if none is named")
+    parser.add_argument(
+        "claims", nargs="*", choices=[[], *EVERYTHING], help="all, if none is named"
+    )
     parser.add_argument("--quick", action="store_true", help="one small run of everything")
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--minutes", type=float, default=1e9, help="after these none is begun")
@@ -36,7 +38,7 @@ def main(words: list[str] | None = None) -> int:
     results = asked.json or (kept.folder / RESULTS.name if asked.quick else RESULTS)
     wrong: list[str] = []
     if not asked.page_only:
-        cells = wanted(asked.claims or list(CLAIMS), asked.quick)
+        cells = wanted(asked.claims or list(EVERYTHING), asked.quick)
         wrong = work_apart(cells, kept, 60 * asked.minutes, asked.workers)
     page = write(results, kept, asked.quick)
     sys.stdout.write("\n".join([*wrong, str(page), ""]))
@@ -47,8 +49,8 @@ def wanted(names: list[str], quick: bool) -> list[Cell]:
     """Return the cells of these claims, each once; the first seed of all before a second of any."""
     turns: dict[str, tuple[int, Cell]] = {}
     for name in names:
-        for cell in CLAIMS[name].cells(quick):
-            turns.setdefault(cell.key, (CLAIMS[name].turn * int(cell.params["seed"]), cell))
+        for cell in EVERYTHING[name].cells(quick):
+            turns.setdefault(cell.key, (EVERYTHING[name].turn * int(cell.params["seed"]), cell))
     return [cell for _, cell in sorted(turns.values(), key=lambda one: one[0])]
 
 

@@ -88,6 +88,7 @@ class Judged:
         seeds: of the results that count.
         tables, plots: what a reader wants to see.
         said: what follows, a sentence each.
+        concluded: what became of it, where that is no question of targets.
     """
 
     criteria: Sequence[Criterion] = ()
@@ -95,10 +96,13 @@ class Judged:
     tables: Sequence[Table] = ()
     plots: Sequence[Plot] = ()
     said: Sequence[str] = field(default_factory=tuple)
+    concluded: str = ""
 
     @property
     def verdict(self) -> str:
         """Return what became of the claim, in words the page is searched for."""
+        if self.concluded:
+            return self.concluded + self._reserve
         deciding = [one for one in self.criteria if one.decides]
         if not deciding:
             return "not yet run"
@@ -114,18 +118,19 @@ class Judged:
 
 @dataclass(frozen=True)
 class Claim:
-    """A published claim, in relative form.
+    """A published claim in relative form, or an ablation: what a default is chosen from.
 
     Attributes:
         name: "R1".
         title: a few words.
-        claim: what is claimed, and by whom.
-        target: what would count as reproduced.
+        claim: what is claimed, and by whom; of an ablation what differs.
+        target: what would count as reproduced; of an ablation the library's default.
         about: how it was tried here.
         cells: what has to be run, for a full or a quick run.
         judge: what their results say.
         tried: what else was tried, where a target is out of reach.
         turn: how many seeds of the most telling claims are run before this one's second.
+        kind: "claim", or "ablation".
     """
 
     name: str
@@ -137,3 +142,4 @@ class Claim:
     judge: Callable[[bool, Find], Judged]
     tried: str = ""
     turn: int = 1
+    kind: str = "claim"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
+import numpy as np
 import pandas as pd
 
 from benchmarks.budget import Skipped
@@ -34,6 +35,24 @@ SETS: dict[str, tuple[str, str | None]] = {
     "news": ("ag_news_test", None),
 }
 OUT_OF_SCOPE = "oos"
+
+# One question asked by readers who draw the line elsewhere: set → (domain of vader's, the mean
+# rating above which a text is "above", which half of the rows is theirs). No row has two readers.
+READERS: dict[str, tuple[str, float, int]] = {
+    "lenient on tweets": ("tweets", -0.5, 0),
+    "strict on tweets": ("tweets", 1.5, 1),
+    "lenient on amazon": ("amazon", -1.0, 0),
+    "strict on amazon": ("amazon", 1.5, 1),
+    "lenient on movie": ("movie", -1.5, 0),
+    "strict on movie": ("movie", 1.5, 1),
+}
+# Speakers of the State of the Union: set → president. The last third of the speeches is for tests.
+SPEAKERS: dict[str, str] = {
+    "Jackson": "Andrew Jackson",
+    "Roosevelt": "Theodore Roosevelt",
+    "Truman": "Harry S. Truman",
+    "Obama": "Barack Obama",
+}
 
 
 def labels_of(name: str) -> list[str]:
@@ -72,11 +91,25 @@ def out_of_scope(name: str, seed: int, count: int) -> Rows:
 
 @cache
 def _table(name: str) -> pd.DataFrame:
+    if name in READERS:
+        domain, line, half = READERS[name]
+        mine = _table(domain).iloc[half::2]
+        return mine.assign(label=np.where(mine["rating"] > line, "above", "below"))
+    if name in SPEAKERS:
+        return _speeches(SPEAKERS[name])
     corpus, domain = SETS[name]
     table = labelled(corpus)
     if "dup_in_train" in table:
         table = table[~table["dup_in_train"].fillna(False).astype(bool)]
     return table if domain is None else table[table["domain"] == domain]
+
+
+def _speeches(speaker: str) -> pd.DataFrame:
+    table = labelled("sotu_paragraphs")
+    table = table[table["domain"] == speaker]
+    held = sorted(table["fileid"].unique())[-max(1, table["fileid"].nunique() // 3) :]
+    split = np.where(table["fileid"].isin(held), "test", "train")
+    return table.assign(label="", split=split)
 
 
 def _rows(table: pd.DataFrame, labels: Sequence[str]) -> Rows:

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.machine import machine
 from benchmarks.reproduction.cells import Kept
 from benchmarks.reproduction.claim import Claim, Criterion, Judged
-from benchmarks.reproduction.claims import CLAIMS
+from benchmarks.reproduction.everything import EVERYTHING
 from benchmarks.reproduction.plots import draw
 
 Entry = dict[str, Any]
@@ -29,17 +29,23 @@ papers' own figures. `make reproduce` runs everything and writes this page from
 [reproduction.json](reproduction.json); `python -m benchmarks.reproduction R1` runs one claim. Every
 verdict is computed from what was measured: *reproduced* if each figure that decides reaches its
 target, *partly* if some do; what has one seed says so. Intervals are 95 %. What is behind the
-methods is in [method.md](method.md) and [methods.md](methods.md).
+methods is in [method.md](method.md) and [methods.md](methods.md). A1 to A7 are what the library's
+defaults rest on: the same rows and steps, and one thing different.
 """
-ORDER = ("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8")
+
+# What a section's parts are called on the page, by its kind.
+WORDS: dict[str, dict[str, str]] = {
+    "claim": {"Claimed.": "claim", "Target.": "target", "Tried.": "about"},
+    "ablation": {"What differs.": "claim", "The default.": "target", "Tried.": "about"},
+}
 
 
 def write(results: Path, kept: Kept, quick: bool) -> Path:
     """Judge every claim by the cells there are, write `results` and the page beside it."""
     before = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
     entries = {}
-    for name in sorted(CLAIMS, key=ORDER.index):
-        claim = CLAIMS[name]
+    for name in sorted(EVERYTHING, key=_place):
+        claim = EVERYTHING[name]
         judged = claim.judge(quick, kept.find)
         if judged.verdict == "not yet run" and name in before:
             entries[name] = before[name]
@@ -51,10 +57,16 @@ def write(results: Path, kept: Kept, quick: bool) -> Path:
     return render(results)
 
 
+def _place(name: str) -> tuple[bool, str]:
+    """Return where a section stands: claims first, each kind by its number."""
+    return EVERYTHING[name].kind != "claim", name
+
+
 def entry(claim: Claim, judged: Judged, seconds: float) -> Entry:
     """Return a claim's part of the JSON: what, measured, and what follows."""
     told = machine()
     return {
+        "kind": claim.kind,
         "title": claim.title,
         "claim": claim.claim,
         "target": claim.target,
@@ -103,9 +115,7 @@ def _glance(entries: Mapping[str, Entry]) -> str:
 def _section(name: str, one: Entry, plots: list[tuple[str, Path]]) -> str:
     lines = [
         f"## {name}: {one['title']}\n",
-        f"**Claimed.** {one['claim']}\n",
-        f"**Target.** {one['target']}\n",
-        f"**Tried.** {one['about']}\n",
+        *(f"**{word}** {one[part]}\n" for word, part in WORDS[one["kind"]].items()),
         f"**Verdict: {one['verdict']}.** " + " ".join(one["said"]),
         "",
     ]

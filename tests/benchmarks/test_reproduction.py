@@ -11,15 +11,20 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.budget import Skipped
 from benchmarks.reproduction.__main__ import main, wanted
+from benchmarks.reproduction.ablations.settings import compared
 from benchmarks.reproduction.cells import Cell, Kept, work
 from benchmarks.reproduction.claim import Criterion, Judged
 from benchmarks.reproduction.claims import CLAIMS
 from benchmarks.reproduction.claims.drift import rounds_to_recover
+from benchmarks.reproduction.corpora import READERS, SPEAKERS, rows_of
+from benchmarks.reproduction.everything import EVERYTHING
 from benchmarks.reproduction.learner import Recipe
 from benchmarks.reproduction.page import entry
 from benchmarks.reproduction.plots import KINDS
 from benchmarks.reproduction.recipes import ours
+from benchmarks.reproduction.said import Said
 from benchmarks.reproduction.statistics import (
     Estimate,
     auroc,
@@ -36,7 +41,7 @@ ROOT = Path(__file__).parents[2]
 TRAPS = Cell("traps", {"seed": 0})
 
 
-@pytest.mark.parametrize("name", CLAIMS)
+@pytest.mark.parametrize("name", EVERYTHING)
 def test_a_claim_runs_at_its_smallest(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +103,7 @@ def test_a_cell_is_named_by_its_settings_whatever_their_order() -> None:
 
 
 def test_the_first_seed_of_every_claim_comes_before_the_second_of_any() -> None:
-    cells = wanted(list(CLAIMS), quick=False)
+    cells = wanted(list(EVERYTHING), quick=False)
     seeds = [cell.params["seed"] for cell in cells]
     assert 0 not in seeds[seeds.index(1) :]
     assert len({cell.key for cell in cells}) == len(cells)
@@ -179,3 +184,64 @@ def test_rounds_to_recover_count_from_the_drift_on() -> None:
     sequence = [after(0.8, 0.2), after(0.9, 0.1), after(0.5, 0.5), after(0.2, 0.86)]
     assert rounds_to_recover({"rounds": sequence}) == 2
     assert rounds_to_recover({"rounds": sequence[:3]}) == 2
+
+
+def said(nll: float, right: float = 0.8) -> Said:
+    rows = np.full(50, nll)
+    return Said(rows, np.full(50, right), np.full(50, 0.9), rows, rows)
+
+
+def test_settings_are_paired_by_set_and_seed_and_what_is_surely_better_is_named() -> None:
+    """What sets and seeds differ by cancels; a pair that one side lacks does not count."""
+    pairs = [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    hard = dict(zip(pairs, (0.1, 0.2, 0.9, 1.0), strict=True))
+    noise = dict(zip(pairs, (0.02, -0.02, 0.01, -0.01), strict=True))
+    seen = {
+        "usual": {pair: said(nll) for pair, nll in hard.items()},
+        "lower": {pair: said(hard[pair] - 0.05 + noise[pair] / 9) for pair in pairs},
+        "alike": {pair: said(hard[pair] + noise[pair]) for pair in pairs[:3]},
+        "higher": {pair: said(hard[pair] + 0.05) for pair in pairs},
+    }
+    judged = compared(seen, "usual", "a table")
+    assert judged.verdict == "surely better: lower"
+    assert judged.said == [
+        "Beside usual: surely better by NLL: lower (-0.050); surely worse: higher (+0.050); "
+        "not told apart: alike (+0.003)."
+    ]
+    assert [row[-1] for row in judged.tables[0].rows] == ["4", "4", "3", "4"]
+    assert all(not one.decides for one in judged.criteria)
+
+
+def test_nothing_is_concluded_from_a_setting_alone() -> None:
+    assert compared({"usual": {("a", 0): said(0.1)}}, "usual", "a table").verdict == "not yet run"
+
+
+def test_one_seed_of_an_ablation_says_so() -> None:
+    seen = {way: {("a", 0): said(nll)} for way, nll in (("usual", 0.2), ("other", 0.1))}
+    assert compared(seen, "usual", "t").verdict == "nothing is surely better, on one seed"
+
+
+def test_readers_share_a_corpus_but_no_row_and_judge_it_otherwise() -> None:
+    rows = {name: _rows_of(name) for name in READERS}
+    for domain in {domain for domain, _, _ in READERS.values()}:
+        lenient, strict = (rows[f"{kind} on {domain}"] for kind in ("lenient", "strict"))
+        assert not set(lenient.texts) & set(strict.texts)
+        # Labels are "above", "below": 0 is good.
+        assert np.mean(lenient.labels) < np.mean(strict.labels)
+
+
+def test_speakers_are_judged_by_speeches_nobody_learned() -> None:
+    for name in SPEAKERS:
+        try:
+            train, _, test = rows_of(name, 0, 24, 24)
+        except Skipped as reason:
+            pytest.skip(str(reason))
+        assert not set(train.texts) & set(test.texts)
+        assert set(train.labels) == {0}
+
+
+def _rows_of(name: str):
+    try:
+        return rows_of(name, 0, 200, 0)[0]
+    except Skipped as reason:
+        pytest.skip(str(reason))

@@ -50,9 +50,11 @@ WAYS = {
     OURS: ("ours", "10"),
     "ours with a point head": ("ours, point head", "10"),
 }
+# What is three times as dear: the first seed only.
+ONCE = ("ensemble",)
+# Where the point estimate does not over-fit there is nothing to win, and little is run.
+TOLD, ENOUGH = "trec6", ("ours", "point", "blob")
 # Not a baseline at equal cost: ours itself, or three times as dear.
-# What is dear, or was never the best where it was run: the first seed only.
-ONCE = ("ensemble", "mc_dropout", "ivon", "ours, point head")
 APART = {name for name in WAYS if "ours" in name or "three times" in name}
 
 
@@ -60,13 +62,12 @@ def cells(quick: bool) -> list[Cell]:
     """Return one cell for each fit, set and seed."""
     if quick:
         return [_cell(fit, "trec6", SEEDS[0], quick) for fit in ("ours", "laplace")]
-    left_out = {True: ("point",), False: ONCE}
     return [
         _cell(fit, name, seed, quick)
         for seed in SEEDS
         for name in SETS
         for fit in FITS
-        if _possible(fit) and fit not in left_out[seed == SEEDS[0]]
+        if _possible(fit) and _wanted(fit, name, seed)
     ]
 
 
@@ -75,7 +76,7 @@ def judge(quick: bool, find: Find) -> Judged:
     tables, criteria, plots, said, good, lowest = [], [], [], [], 0, 0
     seeds: set[int] = set()
     for name in ["trec6"] if quick else SETS:
-        ways = _ways(quick, find, name)
+        ways = ways_of(quick, find, name)
         if POINT not in ways or OURS not in ways:
             continue
         both = sorted(set(ways[POINT]) & set(ways[OURS]))
@@ -98,6 +99,13 @@ def judge(quick: bool, find: Find) -> Judged:
     return Judged(criteria, sorted(seeds), tables, plots, said)
 
 
+def _wanted(fit: str, name: str, seed: int) -> bool:
+    """Say whether a fit is paid for; the ensemble's first member is the first seed's point."""
+    if seed == SEEDS[0]:
+        return fit != "point"
+    return fit not in ONCE and (name != TOLD or fit in ENOUGH)
+
+
 def _possible(fit: str) -> bool:
     return known(FITS[fit][0]["variant"])
 
@@ -112,7 +120,7 @@ def _cell(fit: str, name: str, seed: int, quick: bool) -> Cell:
     return Cell("batch", asked)
 
 
-def _ways(quick: bool, find: Find, name: str) -> dict[str, dict[int, Said]]:
+def ways_of(quick: bool, find: Find, name: str) -> dict[str, dict[int, Said]]:
     """Return way → seed → what was said of the test rows, of those that were run."""
     found: dict[str, dict[int, Said]] = {}
     for way, (fit, reading) in WAYS.items():
@@ -154,21 +162,18 @@ def _against_point(
 
 
 def _against_rivals(name: str, ways: Mapping[str, Mapping[int, Said]]) -> Criterion | None:
-    """Return our NLL less that of the best of the baselines at equal cost."""
+    """Return our NLL less that of the best of the baselines at equal cost, paired by row."""
     less = {
-        way: [
-            ways[OURS][seed].nll.mean() - said.nll.mean()
-            for seed, said in seen.items()
-            if seed in ways[OURS]
-        ]
+        way: np.concatenate([ways[OURS][seed].nll - said.nll for seed, said in seen.items()])
         for way, seen in ways.items()
-        if way not in APART
+        if way not in APART and set(seen) <= set(ways[OURS])
     }
     if not less:
         return None
-    best = max(less, key=lambda way: np.mean(less[way]))
+    best = max(less, key=lambda way: float(np.mean(less[way])))
+    gap = over_rows(lambda counts: counts @ less[best] / counts.sum(1), len(less[best]))
     what = f"{name}: our NLL − that of the best baseline at equal cost ({best}), nats"
-    return Criterion(what, over_seeds(less[best]), 0.0, False, decides=False)
+    return Criterion(what, gap, 0.0, False, decides=False)
 
 
 def _modest(name: str, point: Said) -> list[str]:
@@ -216,9 +221,10 @@ R1 = Claim(
     "of accuracy; and our NLL the lowest of all baselines at equal cost.",
     about="MiniLM, LoRA of rank 8 on query and value of the top two layers, 500 training rows, 20 "
     "epochs of minibatches of 16, which is well past the point estimate's best: every way but the "
-    "ensemble takes the same 640 steps on the same rows, and what was dear or never the best "
-    "has one seed. ECE has 15 bins and is of all seeds' test rows together: of fewer rows even a "
-    "perfectly calibrated model shows several per cent. Intervals resample rows, paired.",
+    "ensemble takes the same 640 steps on the same rows; the ensemble, three times as dear, has "
+    "one seed, and so have most ways on trec6. ECE has 15 bins and is of all seeds' test rows "
+    "together: of fewer rows even a perfectly calibrated model shows several per cent. Intervals "
+    "resample rows, paired.",
     cells=cells,
     judge=judge,
 )

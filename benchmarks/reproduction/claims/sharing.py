@@ -3,113 +3,170 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from benchmarks.peers.problem import SMOLLM2
 from benchmarks.reproduction.cells import Cell, Result
 from benchmarks.reproduction.claim import Claim, Criterion, Find, Judged, Plot, Table
+from benchmarks.reproduction.corpora import READERS, SPEAKERS
 from benchmarks.reproduction.recipes import hasty, recipe
 from benchmarks.reproduction.statistics import difference_over_seeds, over_seeds, ratio_over_seeds
 
-SEEDS, ROWS, TEST, DRAWS = (0, 1, 2), 48, 100, 6
-# Eight domains whose corpora share no sentence; each has labels of its own making.
-TASKS = ("movie", "nyt", "tweets", "amazon", "uci_amazon", "uci_imdb", "uci_yelp", "mpqa")
-GRID = (10, 100, 1000, 10000)
-TAUS = ("alone", *GRID, "pooled", "learned")
-RECIPE = recipe("bora", 48, plan={"rho_learning_rate": 0.12})
+ENDS = ("alone", "pooled", "learned")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tasks that are learned side by side.
+
+    Attributes:
+        told: what they are.
+        sets: a corpus each.
+        train, test: rows of each.
+        grid: the fixed τ.
+        recipe: how they learn.
+        seeds: that are run.
+        draws: of a prediction.
+        decides: whether the verdict hangs on them.
+        unit: what the perplexity is of.
+    """
+
+    told: str
+    sets: tuple[str, ...]
+    train: int
+    test: int
+    grid: tuple[int, ...]
+    recipe: dict[str, Any]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    draws: int = 6
+    decides: bool = True
+    unit: str = "a label"
+
+    @property
+    def taus(self) -> list[str | int]:
+        """Return every τ that is tried."""
+        return ["alone", *self.grid, "pooled", "learned"]
+
+
+GROUPS: dict[str, Group] = {
+    "readers": Group(
+        "Six readers of three corpora who draw the line between good and bad elsewhere",
+        tuple(READERS), 48, 100, (10, 100, 1000),
+        recipe("bora", 30, tokens=32, plan={"rho_learning_rate": 0.12}),
+        draws=4,
+    ),
+    "domains": Group(
+        "Eight domains that ask nearly the same question",
+        ("movie", "nyt", "tweets", "amazon", "uci_amazon", "uci_imdb", "uci_yelp", "mpqa"),
+        48, 100, (10, 100, 1000, 10000),
+        recipe("bora", 48, plan={"rho_learning_rate": 0.12}),
+        seeds=(0,), decides=False,
+    ),
+    "speakers": Group(
+        "Language models of presidents' speeches: SmolLM2-135M, its top two layers",
+        tuple(SPEAKERS), 24, 24, (1000,),
+        recipe("bora", 8, base=SMOLLM2, task="causal_lm", tokens=48,
+               plan={"rho_learning_rate": 0.2, "batch_size": 8}),
+        seeds=(0,), draws=0, decides=False, unit="a token",
+    ),
+}  # fmt: skip
+# What CI can pay: the first group, and two of its tasks.
+QUICK = {"train": 16, "test": 16, "draws": 2, "taus": ["alone", 100, "pooled", "learned"]}
 
 
 def cells(quick: bool) -> list[Cell]:
-    """Return one cell a seed."""
-    return [_cell(seed, quick) for seed in (SEEDS[:1] if quick else SEEDS)]
+    """Return one cell a group and seed."""
+    groups = list(GROUPS)[:1] if quick else list(GROUPS)
+    return [
+        _cell(name, seed, quick)
+        for name in groups
+        for seed in (GROUPS[name].seeds[:1] if quick else GROUPS[name].seeds)
+    ]
 
 
 def judge(quick: bool, find: Find) -> Judged:
-    """Return perplexity over τ, and what learning τ gains."""
-    seen = {seed: found for seed in SEEDS if (found := find(_cell(seed, quick))) is not None}
-    if not seen:
-        return Judged()
-    taus = list(next(iter(seen.values()))["taus"])
-    ppl = {tau: [_perplexity(found, tau) for found in seen.values()] for tau in taus}
-    grid = [tau for tau in taus if tau not in ("alone", "pooled", "learned")]
+    """Return perplexity over τ, and what learning τ gains, of each group."""
+    criteria, tables, plots = [], [], []
+    seeds: set[int] = set()
+    for name, group in GROUPS.items():
+        seen = {s: found for s in group.seeds if (found := find(_cell(name, s, quick))) is not None}
+        if not seen:
+            continue
+        taus = list(next(iter(seen.values()))["taus"])
+        ppl = {tau: [_perplexity(found, tau) for found in seen.values()] for tau in taus}
+        grid = [tau for tau in taus if tau not in ENDS]
+        criteria += _criteria(name, group, ppl, grid)
+        tables.append(_table(group, seen, ppl))
+        plots.append(_plot(group, grid, ppl))
+        seeds |= set(seen) if group.decides else set()
+    return Judged(criteria, sorted(seeds), tables, plots)
+
+
+def _criteria(
+    name: str, group: Group, ppl: Mapping[str, list[float]], grid: list[str]
+) -> list[Criterion]:
     best = min(grid, key=lambda tau: np.mean(np.log(ppl[tau])))
-    criteria = [
-        Criterion(
-            "perplexity alone ÷ with learned τ",
-            ratio_over_seeds(ppl["alone"], ppl["learned"]),
-            1.05,
-        ),
-        Criterion(
-            "perplexity pooled ÷ with learned τ",
-            ratio_over_seeds(ppl["pooled"], ppl["learned"]),
-            1.02,
-        ),
-        Criterion(
-            f"perplexity with learned τ ÷ with the best of the grid (τ = {best})",
-            ratio_over_seeds(ppl["learned"], ppl[best]),
-            1.03,
-            at_least=False,
-        ),
-        Criterion(
-            f"an interior optimum: NLL of the better end − of τ = {best}, nats",
-            difference_over_seeds(
-                [
-                    min(np.log(a), np.log(b))
-                    for a, b in zip(ppl["alone"], ppl["pooled"], strict=True)
-                ],
-                [float(np.log(value)) for value in ppl[best]],
-            ),
-            0.0,
-        ),
+    better_end = [min(a, b) for a, b in zip(ppl["alone"], ppl["pooled"], strict=True)]
+    inside = difference_over_seeds(np.log(better_end).tolist(), np.log(ppl[best]).tolist())
+    told = [
+        ("perplexity alone ÷ with learned τ", "alone", "learned", 1.05, True),
+        ("perplexity pooled ÷ with learned τ", "pooled", "learned", 1.02, True),
+        (f"learned τ ÷ the best of the grid (τ = {best})", "learned", best, 1.03, False),
     ]
-    return Judged(criteria, sorted(seen), [_table(seen, ppl)], [_plot(grid, ppl)])
+    found = [
+        Criterion(f"{name}: {what}", ratio_over_seeds(ppl[a], ppl[b]), target, more, group.decides)
+        for what, a, b, target, more in told
+    ]
+    optimum = f"{name}: an interior optimum, NLL of the better end − of τ = {best}, nats"
+    return [*found, Criterion(optimum, inside, 0.0, decides=group.decides)]
 
 
-def _cell(seed: int, quick: bool) -> Cell:
-    asked = {"train": ROWS, "test": TEST, "sets": list(TASKS), "taus": list(TAUS), "draws": DRAWS}
-    made = RECIPE
+def _cell(name: str, seed: int, quick: bool) -> Cell:
+    group, made = GROUPS[name], GROUPS[name].recipe
+    asked: dict[str, Any] = {
+        "train": group.train, "test": group.test, "sets": list(group.sets), "taus": group.taus,
+        "draws": group.draws,
+    }  # fmt: skip
     if quick:
-        asked |= {"train": 16, "test": 16, "sets": list(TASKS[:2]), "draws": 2}
-        asked["taus"] = ["alone", 100, "pooled", "learned"]
-        made = hasty(RECIPE, 4, 1.0)
+        asked |= {**QUICK, "sets": list(group.sets[:2])}
+        made = hasty(made, 4, 1.0)
     return Cell("population", {"seed": seed, **asked, "recipe": made})
 
 
-def _nlls(found: Result, tau: str) -> list[float]:
-    return [one["nll"] for one in found["taus"][tau]["tasks"].values()]
-
-
 def _perplexity(found: Result, tau: str) -> float:
-    return float(np.exp(np.mean(_nlls(found, tau))))
+    nlls = [one["nll"] for one in found["taus"][tau]["tasks"].values()]
+    return float(np.exp(np.mean(nlls)))
 
 
-def _table(seen: Mapping[int, Result], ppl: Mapping[str, list[float]]) -> Table:
+def _table(group: Group, seen: Mapping[int, Result], ppl: Mapping[str, list[float]]) -> Table:
     rows = []
     for tau, values in ppl.items():
         tasks = [list(found["taus"][tau]["tasks"].values()) for found in seen.values()]
-        accuracy = np.mean([[one["accuracy"] for one in each] for each in tasks])
+        right = [one["accuracy"] for each in tasks for one in each if "accuracy" in one]
         nll = over_seeds([float(np.log(value)) for value in values])
-        rows.append([tau, f"{np.exp(nll.value):.3f}", f"{nll.value:.3f}", f"{100 * accuracy:.1f}"])
+        accuracy = f"{100 * np.mean(right):.1f}" if right else ""
+        rows.append([tau, f"{np.exp(nll.value):.3f}", f"{nll.value:.3f} ({nll.spread})", accuracy])
     learned = [
         value for found in seen.values() for value in found["taus"]["learned"]["tau"].values()
     ]
     rows.append(
         ["learned τ, by block and seed", f"{min(learned):.3g} to {max(learned):.3g}", "", ""]
     )
-    columns = ["τ", "perplexity of a label", "NLL, nats", "accuracy, %"]
-    title = f"{len(TASKS)} domains, {ROWS} training and {TEST} test rows each"
+    columns = ["τ", f"perplexity of {group.unit}", "NLL, nats (95 % over seeds)", "accuracy, %"]
+    title = f"{group.told}: {group.train} training and {group.test} test rows each"
     return Table(title, columns, rows)
 
 
-def _plot(grid: list[str], ppl: Mapping[str, list[float]]) -> Plot:
+def _plot(group: Group, grid: list[str], ppl: Mapping[str, list[float]]) -> Plot:
     at = [float(tau) for tau in grid]
-    ends = [at[0], at[-1]]
+    ends = [at[0], at[-1]] if len(at) > 1 else [at[0] / 3, at[0] * 3]
     lines = {"fixed τ": [[t, _mean(ppl[g])] for t, g in zip(at, grid, strict=True)]}
-    lines |= {
-        name: [[end, _mean(ppl[name])] for end in ends] for name in ("alone", "pooled", "learned")
-    }
-    data = {"lines": lines, "x": "τ", "y": "perplexity of a label", "log": True}
-    return Plot("lines", "perplexity over τ", data)
+    lines |= {name: [[end, _mean(ppl[name])] for end in ends] for name in ENDS}
+    data = {"lines": lines, "x": "τ", "y": f"perplexity of {group.unit}", "log": True}
+    return Plot("lines", f"{group.told}: perplexity over τ", data)
 
 
 def _mean(values: list[float]) -> float:
@@ -124,16 +181,14 @@ R7 = Claim(
     "by variational inference is named as future work.",
     target="Learned τ at least 5 % better in perplexity than independent tasks, 2 % than pooled "
     "ones, within 3 % of the best τ of a grid; the optimum of the grid inside.",
-    about="Sentiment in eight domains (four of vader's, three of UCI's, MPQA) on MiniLM, "
-    f"{ROWS} rows each, under the library's `bora`: linear LoRA and head are Gaussian, all tasks "
-    "in one gauge. Perplexity is that of a label, exp(NLL). Language models of the authors of the "
-    "State of the Union on SmolLM2 are the paper's setting; an epoch costs twenty times as much "
-    "and was not paid.",
+    about="The library's `bora`: linear LoRA and head are Gaussian, all tasks in one gauge. "
+    "Perplexity is that of a label or a token, exp(NLL). The verdict hangs on the readers: tweets, "
+    "product and film reviews of the vader corpus, rated by people; a lenient reader calls good "
+    "what is rated above −0.5, −1 or −1.5, a strict one what is above 1.5, so that pooled rows "
+    "contradict each other. No row has two readers. Speakers are the paper's setting, as far as "
+    "two cores can pay for it; their last speeches are for tests.",
     cells=cells,
     judge=judge,
-    tried="With 16 epochs all fits but the pooled one, which takes eight times as many steps, "
-    "were short of them (alone 1.82, learned 1.77, pooled 1.61); 48 epochs give the table above. "
-    "What is left: the eight domains ask nearly the same question, so pooling costs them nothing "
-    "to speak of, and the learned τ stops below the grid's best. Tasks that differ as the paper's "
-    "speakers do were not tried.",
+    tried="With 16 epochs on the eight domains all fits but the pooled one, which takes eight "
+    "times as many steps, were short of them (alone 1.82, learned 1.77, pooled 1.61).",
 )

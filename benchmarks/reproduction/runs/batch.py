@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,18 @@ def run(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         folder: for tables and features.
 
     Returns:
-        steps, and for each reading and side ("test", "outside") what `said` keeps of its rows.
+        CPU seconds of the training, and for each reading and side ("test", "outside") what `said`
+        keeps of its rows.
     """
     seed = params["seed"]
     sizes = (params["train"], params["test"], params.get("selection", 0))
     train, selection, test = rows_of(params["set"], seed, *sizes)
     learner = Learner(Recipe(**params["recipe"]), labels_of(params["set"]), seed, folder)
     start = learner.first(train.texts)
+    with learner.reading(train):
+        began = time.process_time()  # what the frozen layers say of the rows is there
     state = learner.round(start, train, selection)
+    seconds = time.process_time() - began
     sides = {"test": test}
     if params.get("out_of_scope"):
         sides["outside"] = out_of_scope(params["set"], seed, params["out_of_scope"])
@@ -47,7 +52,10 @@ def run(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             side: said(learner.says(chosen, rows, draws), rows.labels)
             for side, rows in sides.items()
         }
-    return {"readings": found, "std": _median_std(state), "weights": _weights(state)}
+    return {
+        "readings": found, "std": _median_std(state), "weights": _weights(state),
+        "seconds": round(seconds, 2),
+    }  # fmt: skip
 
 
 def said(probabilities: np.ndarray, labels: Any) -> dict[str, list[float]]:

@@ -13,7 +13,6 @@ import numpy as np
 from benchmarks.reproduction.corpora import labels_of, rows_of
 from benchmarks.reproduction.learner import Learner, Recipe
 from bhpeft.learning.joint import Sharing, over_grid
-from bhpeft.tasks.categorical import Categorical
 
 # How the JSON names what is no number.
 NAMED = {"learned": None, "pooled": inf, "alone": 0.0}
@@ -28,10 +27,12 @@ def run(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         folder: for tables and features.
 
     Returns:
-        by τ: NLL and accuracy of each task; of the learned one τ by block as well.
+        by τ: NLL and accuracy of each task (a text has none); of the learned one τ by block too.
     """
     seed, sets = params["seed"], params["sets"]
-    learner = Learner(Recipe(**params["recipe"]), labels_of(sets[0]), seed, folder)
+    recipe = Recipe(**params["recipe"])
+    labels = labels_of(sets[0]) if recipe.task == "classification" else ()
+    learner = Learner(recipe, labels, seed, folder)
     rows = {name: rows_of(name, seed, params["train"], params["test"]) for name in sets}
     found: dict[str, Any] = {}
     with ExitStack() as open_:
@@ -53,6 +54,8 @@ def run(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _judged(learner: Learner, state: Any, rows: Any, draws: int) -> dict[str, float]:
-    scored = Categorical(learner.says(state, rows, draws), np.array(rows.labels))
-    signals = scored.signals
-    return {"nll": float(signals["nll"].mean()), "accuracy": float(signals["accuracy"].mean())}
+    said = learner.says(state, rows, draws)
+    scored = state.spec.predicted.scored(said, np.array(rows.labels))
+    quality = scored.quality(np.random.default_rng(0))
+    found = {"nll": quality.nll}
+    return found | ({"accuracy": quality.accuracy} if hasattr(quality, "accuracy") else {})

@@ -1,0 +1,121 @@
+"""Put settings beside the default: paired by set and seed, judged by NLL, said in a sentence.
+
+A pair is one set under one seed: its rows, their order and the test rows are the same for every
+setting. Intervals are Student's t over the pairs. A setting is *surely* better or worse where the
+whole interval of its NLL less the default's says so; what is left is not told apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from benchmarks.reproduction.claim import Criterion, Judged, Table
+from benchmarks.reproduction.said import Said, pooled
+from benchmarks.reproduction.statistics import Estimate, difference_over_seeds
+
+# Setting → (set, seed) → what was said of the test rows.
+Pair = tuple[str, int]
+Seen = Mapping[str, Mapping[Pair, Said]]
+
+
+def compared(
+    seen: Seen, default: str, title: str, seconds: Mapping[str, float] | None = None
+) -> Judged:
+    """Return every setting beside the default.
+
+    Args:
+        seen: what each setting said; only pairs that the default has too count.
+        default: the setting that is the library's, or the page's `ours`.
+        title: of the table.
+        seconds: CPU seconds of a training by setting, where they are known.
+    """
+    known = seen.get(default, {})
+    others = {way: sorted(set(found) & set(known)) for way, found in seen.items() if way != default}
+    others = {way: pairs for way, pairs in others.items() if pairs}
+    if not others:
+        return Judged()
+    gaps = {way: _gap(seen[way], known, pairs, _nll) for way, pairs in others.items()}
+    criteria = [
+        Criterion(f"NLL of {way} − of {default}, nats", gap, 0.0, decides=False)
+        for way, gap in gaps.items()
+    ]
+    rows = [_row(default, known, sorted(known), known, seconds)]
+    rows += [_row(way, seen[way], pairs, known, seconds) for way, pairs in others.items()]
+    columns = [
+        "", "accuracy, %", "less the default's, points", "NLL, nats", "less the default's",
+        "ECE", *(["CPU seconds of a training"] if seconds else []), "sets × seeds",
+    ]  # fmt: skip
+    seeds = sorted({seed for pairs in others.values() for _, seed in pairs})
+    return Judged(
+        criteria, seeds, [Table(title, columns, rows)], (), [_sentence(default, gaps)],
+        _verdict(gaps),
+    )  # fmt: skip
+
+
+def _nll(said: Said) -> float:
+    return float(said.nll.mean())
+
+
+def _accuracy(said: Said) -> float:
+    return float(100 * said.right.mean())
+
+
+def _gap(found: Mapping[Pair, Said], known: Mapping[Pair, Said], pairs: Sequence[Pair], figure):
+    sides = ([figure(side[pair]) for pair in pairs] for side in (found, known))
+    return difference_over_seeds(*sides)
+
+
+def _row(
+    way: str,
+    found: Mapping[Pair, Said],
+    pairs: Sequence[Pair],
+    known: Mapping[Pair, Said],
+    seconds: Mapping[str, float] | None,
+) -> list[str]:
+    whole = pooled([found[pair] for pair in pairs])
+    gained, gap = (_gap(found, known, pairs, figure) for figure in (_accuracy, _nll))
+    same = found is known
+    return [
+        f"**{way}**" if same else way,
+        f"{np.mean([_accuracy(found[pair]) for pair in pairs]):.1f}",
+        "" if same else f"{gained.value:+.1f} ({gained.spread})",
+        f"{np.mean([_nll(found[pair]) for pair in pairs]):.3f}",
+        "" if same else f"{gap.value:+.3f} ({gap.spread})",
+        f"{whole.ece(np.ones((1, len(whole.nll))))[0]:.3f}",
+        *([f"{seconds[way]:.1f}" if way in seconds else ""] if seconds else []),
+        str(len(pairs)),
+    ]
+
+
+def sorted_by_sureness(gaps: Mapping[str, Estimate]) -> dict[str, list[str]]:
+    """Return which settings are surely better, surely worse and not told apart."""
+    return {
+        "better": [way for way, gap in gaps.items() if gap.high < 0],
+        "worse": [way for way, gap in gaps.items() if gap.low > 0],
+        "same": [way for way, gap in gaps.items() if gap.low <= 0 <= gap.high],
+    }
+
+
+def _sentence(default: str, gaps: Mapping[str, Estimate]) -> str:
+    found = sorted_by_sureness(gaps)
+    parts = [
+        f"{told} {_listed(found[kind], gaps)}"
+        for kind, told in (
+            ("better", "surely better by NLL:"),
+            ("worse", "surely worse:"),
+            ("same", "not told apart:"),
+        )
+        if found[kind]
+    ]
+    return f"Beside {default}: {'; '.join(parts)}."
+
+
+def _listed(ways: Sequence[str], gaps: Mapping[str, Estimate]) -> str:
+    return ", ".join(f"{way} ({gaps[way].value:+.3f})" for way in ways)
+
+
+def _verdict(gaps: Mapping[str, Estimate]) -> str:
+    better = sorted_by_sureness(gaps)["better"]
+    return "surely better: " + ", ".join(better) if better else "nothing is surely better"
