@@ -119,7 +119,8 @@ def _section(name: str, one: Entry, plots: list[tuple[str, Path]]) -> str:
         f"**Verdict: {one['verdict']}.** " + " ".join(one["said"]),
         "",
     ]
-    if one["criteria"]:
+    # An ablation's figures are in its table, each beside the default's.
+    if one["criteria"] and one["kind"] == "claim":
         lines += ["| figure | measured | 95 % | target | |", "|---|---|---|---|---|"]
         lines += [_row(c) for c in one["criteria"]]
         lines += [""]

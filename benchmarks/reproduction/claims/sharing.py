@@ -54,7 +54,7 @@ class Group:
 GROUPS: dict[str, Group] = {
     "readers": Group(
         "Six readers of three corpora who draw the line between good and bad elsewhere",
-        tuple(READERS), 48, 100, (10, 100, 1000),
+        tuple(READERS), 48, 100, (100, 1000),
         recipe("bora", 30, tokens=32, plan={"rho_learning_rate": 0.12}),
         draws=4,
     ),
