@@ -48,7 +48,7 @@ def write(results: Path, kept: Kept, quick: bool) -> Path:
         claim = EVERYTHING[name]
         judged = claim.judge(quick, kept.find)
         if judged.verdict == "not yet run" and name in before:
-            entries[name] = before[name]
+            entries[name] = {"kind": claim.kind, **before[name]}
             continue
         entries[name] = entry(claim, judged, kept.seconds(claim.cells(quick)))
     results.parent.mkdir(parents=True, exist_ok=True)
