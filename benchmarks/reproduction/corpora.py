@@ -49,7 +49,6 @@ READERS: dict[str, tuple[str, float, int]] = {
 # Speakers of the State of the Union: set → president. The last third of the speeches is for tests.
 SPEAKERS: dict[str, str] = {
     "Jackson": "Andrew Jackson",
-    "Roosevelt": "Theodore Roosevelt",
     "Truman": "Harry S. Truman",
     "Obama": "Barack Obama",
 }

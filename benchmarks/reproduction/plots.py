@@ -65,8 +65,12 @@ def lines(data: Data) -> Any:
         axes.plot(
             [p[0] for p in points], [p[1] for p in points], "o-", markersize=3, label=name, **ours
         )
+    at = sorted({p[0] for points in data["lines"].values() for p in points})
     if data.get("log"):
         axes.set_xscale("log")
+    # Where something was measured, and nowhere between: a round is a whole number.
+    axes.set_xticks(at, [f"{x:g}" for x in at], minor=False)
+    axes.minorticks_off()
     if "mark" in data:
         axes.axvline(data["mark"], color=INK, linewidth=0.8, linestyle=":")
     axes.set_xlabel(data["x"])

@@ -9,11 +9,11 @@ import numpy as np
 from benchmarks.reproduction.ablations.settings import sorted_by_sureness
 from benchmarks.reproduction.cells import Cell, Result
 from benchmarks.reproduction.claim import Claim, Criterion, Find, Judged, Plot, Table
-from benchmarks.reproduction.recipes import SHORT, hasty, ours
+from benchmarks.reproduction.recipes import SHORT, SWIFT, hasty, ours
 from benchmarks.reproduction.statistics import difference_over_seeds, over_seeds
 
 SEEDS, ROUNDS, ROWS, TEST = (0, 1, 2), 5, 120, 400
-MADE = ours(SHORT, least_steps=56)
+MADE = ours(SHORT, plan=SWIFT, least_steps=56)
 # A setting → the strategy and its settings; the first one is the default.
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "ρ = 1": ("ours", {}),

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.reproduction.cells import Cell, Result
 from benchmarks.reproduction.claim import Claim, Criterion, Find, Judged, Plot, Table
-from benchmarks.reproduction.recipes import SHORT, hasty, known, ours, recipe
+from benchmarks.reproduction.recipes import SHORT, SWIFT, hasty, known, ours, recipe
 from benchmarks.reproduction.statistics import Estimate, difference_over_seeds, over_seeds
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -30,22 +30,16 @@ SEQUENCES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
         [{"name": "vader", "set": "vader", "rows": 240}],
     ),
 }
-POINT, OURS = recipe("point", SHORT, **MORE), ours(SHORT, **MORE)
-# On the first 160 film reviews (one seed, 300 test rows) the plan's rate of 2e-3 took ours to
-# accuracy 0.72 and NLL 0.63 in these steps, 5e-3 to 0.76 and 0.55; the point estimate had 0.77 and
-# 0.64 at 2e-3, 0.75 and 0.92 at 5e-3.
-FAST = ours(SHORT, plan={"rho_learning_rate": 0.1, "learning_rate": 5e-3}, least_steps=LEAST_STEPS)
-PLAIN, FASTER = "ours", "ours, learning rate 5e-3"
+POINT, OURS = recipe("point", SHORT, **MORE), ours(SHORT, plan=SWIFT, least_steps=LEAST_STEPS)
+MINE, REPLAY = "ours", "full replay, ours"
 # What the page calls it → strategy, its settings, recipe.
 WAYS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    PLAIN: ("ours", {}, OURS),
-    FASTER: ("ours", {}, FAST),
+    MINE: ("ours", {}, OURS),
     "warm start": ("warm", {}, POINT),
     "L2 to the last weights": ("l2", {}, POINT),
     "online EWC": ("ewc", {}, POINT),
     "20 % replay, warm start": ("replay", {"share": 0.2}, POINT),
-    "full replay, ours": ("full_replay", {}, OURS),
-    "full replay, ours, learning rate 5e-3": ("full_replay", {}, FAST),
+    REPLAY: ("full_replay", {}, OURS),
     "full replay, point estimate": ("full_replay", {}, POINT),
     "scratch on the new batch": ("scratch", {}, POINT),
     "BH-PEFT's own loss": ("ours", {}, recipe("bh_peft_paper", SHORT, **MORE)),
@@ -55,15 +49,18 @@ LEFT_OUT = {
     ("domains", "scratch on the new batch"),
     ("domains", "full replay, point estimate"),
     ("growing", "L2 to the last weights"),
+    ("growing", "BH-PEFT's own loss"),
 }
 RIVALS = ("warm start", "L2 to the last weights", "online EWC")
+# What no figure that decides hangs on: the first seed only.
+ONCE = (
+    "20 % replay, warm start",
+    "full replay, point estimate",
+    "scratch on the new batch",
+    "BH-PEFT's own loss",
+)
 # A figure → how it is told, the unit it is told in, and whether more is better.
 FIGURES = {"accuracy": ("accuracy (points)", 100, True), "nll": ("NLL (nats)", 1, False)}
-REPLAYS = (
-    "full replay, ours",
-    "full replay, ours, learning rate 5e-3",
-    "full replay, point estimate",
-)
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -72,7 +69,8 @@ def cells(quick: bool) -> list[Cell]:
         _cell(way, sequence, seed, quick)
         for seed in (SEEDS[:1] if quick else SEEDS)
         for sequence in (["domains"] if quick else SEQUENCES)
-        for way in (["ours", "warm start"] if quick else _possible(sequence))
+        for way in ([MINE, "warm start"] if quick else _possible(sequence))
+        if seed == SEEDS[0] or way not in ONCE
     ]
 
 
@@ -90,15 +88,13 @@ def judge(quick: bool, find: Find) -> Judged:
             for way in _possible(sequence)
         }
         ways = {way: seen for way, seen in ways.items() if seen}
-        if PLAIN not in ways or len(ways) < 2:
+        if MINE not in ways or len(ways) < 2:
             continue
-        seeds |= set(ways[PLAIN])
+        seeds |= set(ways[MINE])
         criteria += _criteria(sequence, ways)
         tables.append(_table(sequence, ways))
         if sequence == "domains":
-            plots += [
-                _matrix(way, ways[way]) for way in (PLAIN, FASTER, "warm start") if way in ways
-            ]
+            plots += [_matrix(way, ways[way]) for way in (MINE, "warm start") if way in ways]
         plots.append(_curve(sequence, ways))
     return Judged(criteria, sorted(seeds), tables, plots)
 
@@ -156,20 +152,18 @@ def _paired(
 
 
 def _criteria(sequence: str, ways: Mapping[str, Mapping[int, Result]]) -> list[Criterion]:
-    mine = FASTER if FASTER in ways else PLAIN
     found = []
     for way in (one for one in RIVALS if one in ways):
         for figure, (told, unit, at_least) in FIGURES.items():
-            gap = _paired(ways, mine, way, figure)
+            gap = _paired(ways, MINE, way, figure)
             if gap is not None:
-                what = f"{sequence}: {told} of {mine} − of {way}, mean over rounds"
+                what = f"{sequence}: {told} of {MINE} − of {way}, mean over rounds"
                 found.append(Criterion(what, _scaled(gap, unit), 0.0, at_least))
-    for way in (one for one in REPLAYS if one in ways):
-        for of, when in ((_mean, "mean over rounds"), (_last, "after the last round")):
-            gap = _paired(ways, mine, way, "accuracy", of)
-            if gap is not None:
-                what = f"{sequence}: accuracy (points) of {mine} − of {way}, {when}"
-                found.append(Criterion(what, _scaled(gap, 100), -1.0, decides=of is _mean))
+    for of, when in ((_mean, "mean over rounds"), (_last, "after the last round")):
+        gap = _paired(ways, MINE, REPLAY, "accuracy", of) if REPLAY in ways else None
+        if gap is not None:
+            what = f"{sequence}: accuracy (points) of {MINE} − of {REPLAY}, {when}"
+            found.append(Criterion(what, _scaled(gap, 100), -1.0, decides=of is _mean))
     return found
 
 
@@ -185,7 +179,8 @@ def _table(sequence: str, ways: Mapping[str, Mapping[int, Result]]) -> Table:
         seconds = np.mean([r["rounds"][-1]["seconds"] for r in seen.values()])
         rows.append(
             [
-                way, f"{100 * found[0].value:.1f}", f"{found[1].value:.3f}",
+                way, f"{100 * found[0].value:.1f} ({_scaled(found[0], 100).spread})",
+                f"{found[1].value:.3f} ({found[1].spread})",
                 f"{100 * last[0]:.1f}", f"{last[1]:.3f}", f"{last[2]:.3f}",
                 f"{seconds:.0f}", len(seen),
             ]
@@ -243,8 +238,8 @@ R5 = Claim(
     "round for every way; 5 draws. Intervals are Student's t over paired seeds.",
     cells=cells,
     judge=judge,
-    tried="In rounds of a few hundred rows ours is short of steps at the plan's learning rate of "
-    "2e-3: 5e-3 took it from accuracy 0.72 and NLL 0.63 to 0.76 and 0.55 on the first 160 film "
-    "reviews (one seed, 300 test rows), the point estimate from 0.77 and 0.64 to 0.75 and 0.92. "
-    "The anchor of online EWC is too weak to be felt over so few rows.",
+    tried="At the rate of 2e-3, which long trainings want, ours is short of steps here: domains in "
+    "turn gave accuracy 72.0 and NLL 0.560, mean over rounds (seed 0), beside 77.8 and 0.698 of "
+    "warm start. Rates of rounds of fewer than 500 steps therefore rise (`learning_rate = "
+    '"auto"`). The anchor of online EWC is too weak to be felt over so few rows.',
 )

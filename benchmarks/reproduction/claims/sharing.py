@@ -67,9 +67,9 @@ GROUPS: dict[str, Group] = {
     ),
     "speakers": Group(
         "Language models of presidents' speeches: SmolLM2-135M, its top two layers",
-        tuple(SPEAKERS), 24, 24, (1000,),
-        recipe("bora", 8, base=SMOLLM2, task="causal_lm", tokens=48,
-               plan={"rho_learning_rate": 0.2, "batch_size": 8}),
+        tuple(SPEAKERS), 20, 20, (1000,),
+        recipe("bora", 6, base=SMOLLM2, task="causal_lm", tokens=40,
+               plan={"learning_rate": 1e-2, "rho_learning_rate": 0.4, "batch_size": 5}),
         seeds=(0,), draws=0, decides=False, unit="a token",
     ),
 }  # fmt: skip
@@ -100,7 +100,7 @@ def judge(quick: bool, find: Find) -> Judged:
         grid = [tau for tau in taus if tau not in ENDS]
         criteria += _criteria(name, group, ppl, grid)
         tables.append(_table(group, seen, ppl))
-        plots.append(_plot(group, grid, ppl))
+        plots.append(_plot(name, group, grid, ppl))
         seeds |= set(seen) if group.decides else set()
     return Judged(criteria, sorted(seeds), tables, plots)
 
@@ -160,13 +160,13 @@ def _table(group: Group, seen: Mapping[int, Result], ppl: Mapping[str, list[floa
     return Table(title, columns, rows)
 
 
-def _plot(group: Group, grid: list[str], ppl: Mapping[str, list[float]]) -> Plot:
+def _plot(name: str, group: Group, grid: list[str], ppl: Mapping[str, list[float]]) -> Plot:
     at = [float(tau) for tau in grid]
     ends = [at[0], at[-1]] if len(at) > 1 else [at[0] / 3, at[0] * 3]
     lines = {"fixed τ": [[t, _mean(ppl[g])] for t, g in zip(at, grid, strict=True)]}
-    lines |= {name: [[end, _mean(ppl[name])] for end in ends] for name in ENDS}
+    lines |= {tau: [[end, _mean(ppl[tau])] for end in ends] for tau in ENDS}
     data = {"lines": lines, "x": "τ", "y": f"perplexity of {group.unit}", "log": True}
-    return Plot("lines", f"{group.told}: perplexity over τ", data)
+    return Plot("lines", f"{name}: perplexity over τ", data)
 
 
 def _mean(values: list[float]) -> float:
