@@ -163,10 +163,13 @@ def _against_point(
 
 def _against_rivals(name: str, ways: Mapping[str, Mapping[int, Said]]) -> Criterion | None:
     """Return our NLL less that of the best of the baselines at equal cost, paired by row."""
+    mine = ways[OURS]
     less = {
-        way: np.concatenate([ways[OURS][seed].nll - said.nll for seed, said in seen.items()])
+        way: np.concatenate(
+            [mine[seed].nll - said.nll for seed, said in seen.items() if seed in mine]
+        )
         for way, seen in ways.items()
-        if way not in APART and set(seen) <= set(ways[OURS])
+        if way not in APART and set(seen) & set(mine)
     }
     if not less:
         return None
