@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -28,6 +29,10 @@ from benchmarks.machine import machine
 from benchmarks.queues import DAY, POLICIES, daily, summary, waits
 
 CLIENTS = 8
+# How often each is asked alone, and twice as often at once.
+MLFLOW_TIMES, FLOW_TIMES = 40, 8
+# Rounds whose CPU is counted, after a first one.
+ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,10 @@ class Costs:
         start_cpu: CPU seconds until a round's process is ready.
         flow_seconds: what a flow run with a round's tasks adds.
         flows_a_second: most flow runs the Prefect server recorded, asked by `CLIENTS` at once.
+        round_cpu: CPU seconds of the MLflow server for all of a round's calls and files.
+        flow_cpu: of the Prefect server for a flow run.
+        round_database_cpu, flow_database_cpu: and of PostgreSQL; 0 where the database is SQLite,
+            which the servers do themselves.
     """
 
     database: str
@@ -53,6 +62,10 @@ class Costs:
     start_cpu: float
     flow_seconds: float
     flows_a_second: float
+    round_cpu: float
+    round_database_cpu: float
+    flow_cpu: float
+    flow_database_cpu: float
 
 
 def main() -> int:
@@ -81,7 +94,9 @@ def main() -> int:
     asked.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     if asked.docs:
         from benchmarks.capacity_page import page
+        from benchmarks.capacity_plots import draw
 
+        draw(found, asked.docs.with_suffix(""))
         asked.docs.write_text(page(found), encoding="utf-8")
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
     return 0
@@ -90,11 +105,52 @@ def main() -> int:
 def measured() -> Costs:
     """Measure what a round costs outside of the GPU, on servers of its own."""
     with tempfile.TemporaryDirectory(prefix="capacity-") as desk, _servers(Path(desk)) as uris:
-        database, mlflow, _ = uris
-        calls, stored = _a_round(Path(desk), mlflow)
+        database, mlflow, pids = uris
+        calls, stored, spent = _rounds(Path(desk), mlflow, pids)
         alone, together = _mlflow_rate(mlflow)
-        flow, flows = _flow_rate()
-    return Costs(database, calls, alone, together, stored, _start_cpu(), flow, flows)
+        with _spent(pids) as by_flows:
+            flow, flows = _flow_rate()
+    made = times_asked(FLOW_TIMES)
+    return Costs(
+        database=database,
+        calls=calls,
+        call_seconds=alone,
+        calls_a_second=together,
+        stored_bytes=stored,
+        start_cpu=_start_cpu(),
+        flow_seconds=flow,
+        flows_a_second=flows,
+        round_cpu=spent["mlflow"] / ROUNDS,
+        round_database_cpu=spent["database"] / ROUNDS,
+        flow_cpu=by_flows["prefect"] / made,
+        flow_database_cpu=by_flows["database"] / made,
+    )
+
+
+def times_asked(times: int) -> int:
+    """Return how often `_rates` asks in all: once to warm up, alone, and at once."""
+    return 1 + 3 * times
+
+
+@contextmanager
+def _spent(pids: Mapping[str, int]) -> Iterator[dict[str, float]]:
+    """Give the CPU seconds each of some servers spends within a `with` block."""
+    before = {name: cpu_seconds(pid) for name, pid in pids.items()}
+    found = dict.fromkeys(("mlflow", "prefect", "database"), 0.0)
+    yield found
+    found |= {name: cpu_seconds(pid) - before[name] for name, pid in pids.items()}
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return what a process and all below it have used, those that have ended included."""
+    from flows.processes import descendants
+
+    ticks = 0
+    for one in (pid, *descendants(pid)):
+        fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+        # utime, stime, and those of children that were waited for.
+        ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def queues(streams: int, gpu_seconds: list[float]) -> list[dict[str, Any]]:
@@ -136,7 +192,10 @@ def saturation(streams: int, costs: Costs) -> dict[str, float]:
     polls = streams / 300.0
     return {
         "mlflow": rounds * costs.calls / costs.calls_a_second,
+        "mlflow, cores": rounds * costs.round_cpu,
         "prefect": rounds / costs.flows_a_second,
+        "prefect, cores": rounds * costs.flow_cpu,
+        "postgresql, cores": rounds * (costs.round_database_cpu + costs.flow_database_cpu),
         "prefect, polled every 5 minutes": polls / costs.flows_a_second,
         "cores that start processes": rounds * costs.start_cpu,
         "cores that start processes, polled every 5 minutes": polls * costs.start_cpu,
@@ -154,37 +213,48 @@ def _servers(desk: Path) -> Any:
     if postgres_folder() is None:
         with serving(desk, prefect_port=0, mlflow_port=0) as servers:
             assert servers.mlflow is not None
-            yield "SQLite", servers.mlflow.api, desk
+            pids = {"mlflow": servers.mlflow.pid, "prefect": servers.prefect.pid}
+            yield "SQLite", servers.mlflow.api, pids
         return
     desk.chmod(0o755)
     services = Services(desk, "127.0.0.1")
     try:
         services.start()
         with applied({**services.env, "PREFECT_HOME": str(desk / "client")}):
-            yield "PostgreSQL", services.env["MLFLOW_TRACKING_URI"], desk
+            pids = {"mlflow": services.mlflow.pid, "prefect": services.prefect.pid}
+            pids["database"] = services.postgres.pid
+            yield "PostgreSQL", services.env["MLFLOW_TRACKING_URI"], pids
     finally:
         services.stop()
 
 
-def _a_round(desk: Path, uri: str) -> tuple[int, int]:
-    """Return the MLflow calls of a stream's second round, and the bytes a round stores."""
+def _rounds(desk: Path, uri: str, pids: Mapping[str, int]) -> tuple[int, int, dict[str, float]]:
+    """Return a round's MLflow calls and stored bytes, and the CPU that `ROUNDS` of them took."""
     from chaos.world import furnish, opened
 
     home = desk / "home"
     home.mkdir()
-    furnish(home, ["good-1", "good-2"])
+    batches = [f"good-{number}" for number in range(1, ROUNDS + 2)]
+    furnish(home, batches)
     world = opened(home, uri=uri)
     calls = Counting(world.registry.connection.client)
     world.registry.connection.__dict__["client"] = calls
-    for batch_id in ("good-1", "good-2"):
+
+    def one(batch_id: str) -> None:
         calls.seen.clear()
         world.land(batch_id)
         world.drain(lambda step, *args, **kwargs: step(*args, **kwargs))
+
+    one(batches[0])
+    with _spent(pids) as spent:
+        for batch_id in batches[1:]:
+            one(batch_id)
+    made = sum(calls.seen.values())
     champion = world.registry.champion(world.stream.name)
     folder = world.registry.download(champion, desk / "champion")
     run = world.registry.connection.client.list_artifacts(champion.run_id)
     pages = sum(_size(world.registry.connection.client, champion.run_id, item) for item in run)
-    return sum(calls.seen.values()), pages + sum(p.stat().st_size for p in folder.iterdir())
+    return made, pages + sum(p.stat().st_size for p in folder.iterdir()), spent
 
 
 class Counting:
@@ -222,7 +292,7 @@ def _mlflow_rate(uri: str) -> tuple[float, float]:
         client.set_tag(run, "bhpeft.capacity", "x")
         client.get_registered_model("chaos")
 
-    return _rates(both, 40, 2)
+    return _rates(both, MLFLOW_TIMES, 2)
 
 
 def _flow_rate() -> tuple[float, float]:
@@ -237,7 +307,7 @@ def _flow_rate() -> tuple[float, float]:
         for _step in range(10):
             run(nothing)
 
-    return _rates(lambda _: empty(), 8, 1)
+    return _rates(lambda _: empty(), FLOW_TIMES, 1)
 
 
 def nothing() -> None:

@@ -50,6 +50,12 @@ class Postgres:
         self._bin = found
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """Return its number, while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def create(self, *databases: str) -> None:
         """Make the cluster, start it, and make databases in it."""
         self.folder.mkdir(parents=True)
@@ -107,6 +113,11 @@ class Service:
         self.name, self._command, self._env = name, command, env
         self._health, self._log = health, log
         self._child: Any = None
+
+    @property
+    def pid(self) -> int:
+        """Return its number, while it runs."""
+        return int(self._child.pid)
 
     def start(self, wait: bool = True) -> None:
         """Start it; wait until it answers unless told otherwise."""
