@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 import warnings
 from importlib import metadata
@@ -91,3 +94,21 @@ def test_no_public_default_is_left_to_a_hub_at_run_time() -> None:
     for path in (ROOT / "deploy" / "streams").glob("*.toml"):
         model = tomllib.loads(path.read_text(encoding="utf-8"))["model"]
         assert model["base"].startswith("package:") or model.get("revision"), path
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make here")
+def test_a_postgresql_that_cannot_be_installed_is_skipped_by_name(tmp_path: Path) -> None:
+    """On a fresh machine the rest has to run, whatever the package index says."""
+    apt = tmp_path / "apt-get"
+    apt.write_text("#!/bin/sh\necho 'E: no index answers' >&2\nexit 100\n", encoding="utf-8")
+    apt.chmod(0o755)
+    for program in ("bash", "sh", "id", "ls", "mktemp", "tail", "rm", "timeout"):
+        (tmp_path / program).symlink_to(str(shutil.which(program)))
+    done = subprocess.run(
+        [str(shutil.which("make")), "--no-print-directory", "postgres", "POSTGRES_AT=/nowhere",
+         f"SHELL={tmp_path / 'bash'}"],
+        cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("SKIPPED: the database roles"), done.stdout + done.stderr
+    wanted = "no index answers" if os.geteuid() == 0 else "apt-get install postgresql"
+    assert wanted in done.stdout
