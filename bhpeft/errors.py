@@ -24,6 +24,7 @@
     │   ├── TimeLimit              training took longer than the stream allows
     │   ├── RhoTravelTooShort      too few steps for the standard deviations to arrive
     │   └── RanksFailed            one of its processes ended, or they came apart
+    ├── MachinesAbsent           not all machines that share a training came; no batch is to blame
     ├── RegistryError            the record of rounds cannot be read or written
     │   ├── RegistryUnreachable    the server does not answer; worth a retry
     │   ├── UnknownVersion         no such version of this stream
@@ -176,6 +177,10 @@ class RhoTravelTooShort(FitError):
 
 class RanksFailed(FitError):
     """A training on several processes lost one of them, or they came apart."""
+
+
+class MachinesAbsent(BhpeftError):
+    """Machines that should have shared a training did not come in time; worth a retry."""
 
 
 class RegistryError(BhpeftError):

@@ -58,7 +58,8 @@ def _check_rrule(text: str) -> None:
 class Compute(Section):
     """What a round's training runs on."""
 
-    processes: int = Field(1, ge=1, le=1024, description="that share it, one a GPU; on one machine")
+    processes: int = Field(1, ge=1, le=1024, description="that share it, one a GPU, on a machine")
+    machines: int = Field(1, ge=1, le=256, description="that share it; all but one `bhpeft join`")
     shard: bool = Field(False, description="they share the frozen base's weights too (FSDP)")
     queue: str = Field(
         "default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", description="whose workers have it"
@@ -66,9 +67,14 @@ class Compute(Section):
 
     @model_validator(mode="after")
     def _shared_by_several(self) -> Compute:
-        if self.shard and self.processes == 1:
+        if self.shard and self.alone:
             raise ValueError("shard = true needs processes = 2 or more to share the base among")
         return self
+
+    @property
+    def alone(self) -> bool:
+        """Return whether the round's own process trains."""
+        return self.processes == self.machines == 1
 
 
 class Approval(Section):
@@ -110,6 +116,14 @@ class Retry(Section):
     def first_wait(self) -> timedelta:
         """Return the wait after a first failure."""
         return duration(self.back_off)
+
+
+class Retention(Section):
+    """What is kept of a stream's past."""
+
+    keep: int | None = Field(
+        None, ge=0, description="versions beside those in use; others go each night; None is all"
+    )
 
 
 Told = Literal["promoted", "refused", "held", "quarantined", "failed", "parked", "stale"]

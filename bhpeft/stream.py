@@ -25,7 +25,8 @@ from pydantic import (
 
 from bhpeft.delivery import Data
 from bhpeft.errors import StreamFileError, did_you_mean
-from bhpeft.operation import Approval, Compute, Notify, Retry, Schedule
+from bhpeft.models.section import Model
+from bhpeft.operation import Approval, Compute, Notify, Retention, Retry, Schedule
 from bhpeft.section import Section
 from bhpeft.tasks.section import Predicted
 
@@ -34,33 +35,6 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 STREAM_FOLDERS = ("streams", "deploy/streams")
-
-
-class Model(Section):
-    """The frozen base model."""
-
-    base: str
-    revision: str = ""
-    layers: int | None = Field(None, ge=1, description="keep only the base's first n layers")
-    pooling: Literal["", "mean", "first", "last"] = ""
-    max_length: int = Field(128, ge=8, le=8192)
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    attention: Literal["auto", "sdpa", "explicit"] = "auto"
-    threads: int | None = Field(None, ge=1, description="of the CPU; measured by default")
-    folded_rows: int | None = Field(None, ge=1, description="rows × draws a pass; measured")
-    explicit_tokens: int | None = Field(None, ge=1, description="longest such rows; measured")
-    feature_cache_mb: int = Field(2048, ge=0, description="for what frozen layers make of rows")
-    trust_remote_code: bool = Field(False, description="only false: see _never_run_code")
-
-    @field_validator("trust_remote_code")
-    @classmethod
-    def _never_run_code(cls, trusted: bool) -> bool:
-        if trusted:
-            raise ValueError(
-                "false: code that comes with a model never runs here, neither in a round nor where "
-                "a version is served; use an architecture that transformers has itself"
-            )
-        return trusted
 
 
 class Adaptive(Section):
@@ -177,6 +151,7 @@ class Stream(Section):
     schedule: Schedule = Schedule()
     approval: Approval = Approval()
     retry: Retry = Retry()
+    retention: Retention = Retention()
     notify: Notify = Notify()
     tracking: Tracking = Tracking()
 
@@ -186,6 +161,15 @@ class Stream(Section):
             raise ValueError(
                 'learning.forgetting = 0 beside replay_rows = "all": a round that learns all rows '
                 "again must not start from a posterior that knows them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _each_process_has_its_device(self) -> Stream:
+        if not self.compute.alone and self.model.device != "auto":
+            raise ValueError(
+                'model.device = "auto" beside compute.processes: each process has a device of its '
+                "own; CUDA_VISIBLE_DEVICES says which there are"
             )
         return self
 

@@ -38,6 +38,7 @@ from prefect.workers.process import ProcessWorker
 from bhpeft.errors import ServerError
 from flows.approval import approve
 from flows.events import LANDED, resource_of
+from flows.gc import SCHEDULE, gc
 from flows.locks import ensure_limits
 from flows.notifications import ensure_notification
 from flows.replay import replay
@@ -56,7 +57,7 @@ ONE_AT_A_TIME = ConcurrencyLimitConfig(
 TAG = "bhpeft"
 # What a person starts from a form in Prefect's page, on whatever stream.
 FORMS: tuple[Flow[..., Any], ...] = (approve, rollback, replay)
-ANY_STREAM = "any-stream"
+ANY_STREAM, ALL_STREAMS = "any-stream", "all-streams"
 REAPER = "bhpeft: a round without heartbeat is crashed"
 # Three missed heartbeats of 30 s each (flows/environment.py sets that rhythm).
 SILENCE = timedelta(seconds=90)
@@ -78,6 +79,7 @@ def deploy_all(streams: Iterable[Stream], home: Path, env: dict[str, str]) -> li
     streams = list(streams)
     names = [deploy(stream, home, env) for stream in streams]
     names += [deploy_form(flow, home, env) for flow in FORMS]
+    names.append(deploy_gc(home, env))
     unschedule_all_but({stream.name for stream in streams}, home)
     ensure_reaper()
     return names
@@ -86,6 +88,21 @@ def deploy_all(streams: Iterable[Stream], home: Path, env: dict[str, str]) -> li
 def deploy_form(flow: Flow[..., Any], home: Path, env: dict[str, str]) -> str:
     """Deploy a flow that a person starts: Prefect's page shows its parameters as a form."""
     return _apply(flow, ANY_STREAM, home, env, parameters={}, description=flow.description or "")
+
+
+def deploy_gc(home: Path, env: dict[str, str]) -> str:
+    """Deploy what keeps registries small, each night; a person may start it at any time."""
+    about = (gc.description or "").strip().splitlines()[0]
+    return _apply(
+        gc,
+        ALL_STREAMS,
+        home,
+        env,
+        parameters={},
+        description=about,
+        schedule=SCHEDULE,
+        concurrency_limit=ONE_AT_A_TIME,
+    )
 
 
 def deploy(stream: Stream, home: Path, env: dict[str, str]) -> str:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import Flow
 
-from flows.deployments import ANY_STREAM, FORMS, TAG, WORK_POOL
+from flows.deployments import ALL_STREAMS, ANY_STREAM, FORMS, TAG, WORK_POOL
 from flows.events import LANDED, resource_of
+from flows.gc import NIGHTLY, gc
 
 if TYPE_CHECKING:
     from bhpeft.stream import Stream
@@ -26,7 +27,7 @@ HEAD = f"""\
 #   export MLFLOW_TRACKING_URI=https://mlflow.example.org
 #   export BHPEFT_HOME=/srv/bhpeft              # the streams' folder, the same on every worker
 #   prefect --no-prompt deploy --all --prefect-file deploy/prefect.yaml
-#   prefect worker start --pool bhpeft --type process      # on each worker, from systemd or compose
+#   bhpeft worker                               # on each worker, from systemd or compose
 #
 #   python -c "from flows.deployments import ensure_reaper as f; f()"  # once: lost rounds crash
 #   python -c "from flows.notifications import ensure_all as f; f()"   # after a change in [notify]
@@ -91,6 +92,7 @@ FORM = """\
 def rendered(streams: Iterable[Stream]) -> str:
     """Return the file for these streams, and for the flows a person starts from a form."""
     entries = [*(_watch(stream) for stream in streams), *(_form(flow) for flow in FORMS)]
+    entries.append(_form(gc, ALL_STREAMS) + _scheduled("cron", NIGHTLY, "UTC"))
     return HEAD + "\n".join(entries)
 
 
@@ -113,15 +115,18 @@ def _schedule(stream: Stream) -> str:
     said: dict[str, Any] = {"cron": when.cron, "rrule": when.rrule, "interval": seconds}
     for kind, value in said.items():
         if value:
-            slug = "by-its-file"
-            words = f"{kind}: {_quoted(value)}, timezone: {_quoted(when.timezone)}, slug: {slug}"
-            return f"    schedules:\n      - {{{words}}}\n"
+            return _scheduled(kind, value, when.timezone, "by-its-file")
     return ""
 
 
-def _form(flow: Flow[..., Any]) -> str:
+def _scheduled(kind: str, value: str | int, timezone: str, slug: str = "nightly") -> str:
+    words = f"{kind}: {_quoted(value)}, timezone: {_quoted(timezone)}, slug: {slug}"
+    return f"    schedules:\n      - {{{words}}}\n"
+
+
+def _form(flow: Flow[..., Any], name: str = ANY_STREAM) -> str:
     return FORM.format(
-        name=ANY_STREAM,
+        name=name,
         entrypoint=f"{flow.fn.__module__}.{flow.fn.__name__}",
         description=_quoted((flow.description or "").strip().splitlines()[0]),
         tag=TAG,

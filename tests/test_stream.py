@@ -257,3 +257,36 @@ def test_every_stream_file_we_ship_can_be_read() -> None:
         stream = read_stream(path, root)
         assert stream.name == name
         assert stream.contract.is_file()
+
+
+@pytest.mark.parametrize("said", ['"cpu"', '"cuda"', '"cuda:3"', '["cuda:0", "cuda:1"]'])
+def test_a_device_or_several_gpus_are_named(read: Read, said: str) -> None:
+    found = read(f"{LEAST}device = {said}").model.device
+    assert found == ("cuda:0", "cuda:1") if said.startswith("[") else found == said.strip('"')
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ('"gpu"', "one GPU"),
+        ('"cuda:x"', "one GPU"),
+        ('["cuda:0"]', "at least two"),
+        ('["cuda:0", "cuda:0"]', "at least two"),
+        ('["cuda:0", "cpu"]', "at least two"),
+    ],
+)
+def test_what_is_no_device_is_refused_with_an_example(read: Read, said: str, expected: str) -> None:
+    with pytest.raises(StreamFileError, match=expected):
+        read(f"{LEAST}device = {said}")
+
+
+@pytest.mark.parametrize("compute", ["processes = 2", "machines = 2"])
+def test_ranks_choose_their_devices_themselves(read: Read, compute: str) -> None:
+    with pytest.raises(StreamFileError, match="CUDA_VISIBLE_DEVICES"):
+        read(f'{LEAST}device = "cuda:1"\n[compute]\n{compute}')
+
+
+def test_machines_share_a_base_as_processes_do(read: Read) -> None:
+    compute = read(f"{LEAST}[compute]\nmachines = 2\nshard = true").compute
+    assert (compute.machines, compute.processes, compute.alone) == (2, 1, False)
+    assert read(LEAST).compute.alone

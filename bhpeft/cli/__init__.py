@@ -1,16 +1,16 @@
 """The command `bhpeft`: one file per group of commands, nothing heavy imported before it is needed.
 
-setup.py      init, land            a stream's files and its batches
-running.py    round, watch          one round, or all that is pending
-serving.py    up, ui, render        all streams on their schedules, here or on a fleet
+setup.py      init, land              a stream's files and its batches
+running.py    round, watch            one round, or all that is pending
+serving.py    up, worker, join, …     all streams on their schedules, here or on a fleet
 reviewing.py  status, history
 predicting.py predict
 deciding.py   approve, reject, rollback, replay, release
-grouping.py   population            what the streams of a group have in common
-keeping.py    gc                    remove what nothing needs any more
-exchanging.py export                a version as a Hugging Face PEFT checkpoint
-doctor.py     doctor                is this installation able to work?
-demo.py       demo                  the whole story on real data
+grouping.py   population              what the streams of a group have in common
+keeping.py    gc                      remove what nothing needs any more
+exchanging.py export                  a version as a Hugging Face PEFT checkpoint
+doctor.py     doctor                  is this installation able to work?
+demo.py       demo                    the whole story on real data
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ app.command(rich_help_panel=SETUP)(demo.demo)
 app.command("round", rich_help_panel=WORK)(running.round_now)
 app.command(rich_help_panel=WORK)(running.watch)
 app.command(rich_help_panel=WORK)(serving.up)
+app.command(rich_help_panel=WORK)(serving.worker)
+app.command(rich_help_panel=WORK)(serving.join)
 app.command(rich_help_panel=WORK)(serving.ui)
 app.command(rich_help_panel=SETUP)(serving.render)
 app.command(rich_help_panel=REVIEW)(reviewing.status)

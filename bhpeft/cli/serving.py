@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 Port = Annotated[int | None, typer.Option(help="Port; by default the usual one if it is free.")]
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines.")]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Rounds at once, which share the cores; by default one on a GPU, else cores ÷ 2.",
+    ),
+]
 
 
 def up(
@@ -26,13 +33,14 @@ def up(
     prefect_port: Port = None,
     mlflow_port: Port = None,
     host: Host = "127.0.0.1",
+    rounds: Rounds = None,
 ) -> None:
     """Run both servers, a worker and the schedules of all streams until Ctrl-C."""
     with _until_told(), _servers(home, prefect_port, mlflow_port, host) as servers:
         from flows.worker import start_worker
 
         seen = _deploy(servers, None)
-        busy = start_worker(servers)
+        busy = start_worker(servers, rounds=rounds)
         try:
             say("A worker runs; batches are learned as they land. Ctrl-C stops everything.")
             while True:
@@ -42,6 +50,42 @@ def up(
         finally:
             say("Stopping …")
             busy.stop()
+
+
+def worker(
+    queue: Annotated[
+        str | None, typer.Option(help="The work queue that it serves; by default all of them.")
+    ] = None,
+    rounds: Rounds = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads of a round; by default its share of the cores."),
+    ] = None,
+) -> None:
+    """Run a worker of a fleet until it is stopped; $PREFECT_API_URL says whose."""
+    from flows.worker import become_worker, rounds_here
+
+    become_worker(queue, rounds or rounds_here(), threads)
+
+
+def join(
+    endpoint: Annotated[str, typer.Argument(help="HOST:PORT of the machine that has the rounds.")],
+    node: Annotated[int, typer.Option(min=1, help="Which of the machines this is, from 1.")] = 1,
+    machines: Annotated[
+        int, typer.Option(min=2, help="How many there are, that one included.")
+    ] = 2,
+    processes: Annotated[int, typer.Option(min=1, help="On this machine, one a GPU.")] = 1,
+) -> None:
+    """Take part in trainings that are larger than one machine, until stopped."""
+    from bhpeft.learning.machines import Meeting, checked
+    from bhpeft.learning.machines import join as joined
+    from bhpeft.threads import threads_each
+
+    meeting = Meeting(machines, checked(endpoint))
+    with _until_told():
+        say(f"Waiting for trainings at {meeting.endpoint}, as machine {node} of {machines}.")
+        for code in joined(meeting, node, processes, threads_each(processes)):
+            say("A training has ended." if code == 0 else f"A training was cut off ({code}).")
 
 
 def render(

@@ -16,6 +16,7 @@ from bhpeft.methods.attention import has_attention, use_attention
 from bhpeft.methods.prompt import PromptEmbedding
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.arithmetic import PLAIN, Arithmetic, settle
+from bhpeft.models.devices import AUTO, Devices, devices_here
 from bhpeft.models.encode import encode, padded
 from bhpeft.models.load import identify, load_base
 from bhpeft.models.pace import Pace, most_threads, settle_pace, settle_threads, usual
@@ -26,7 +27,7 @@ def build_model(
     spec: Spec,
     arithmetic: Arithmetic = PLAIN,
     pace: Pace | None = None,
-    device: str | None = None,
+    device: Devices = AUTO,
 ) -> AdaptedModel:
     """Load the base model and attach the spec's methods.
 
@@ -35,18 +36,18 @@ def build_model(
         arithmetic: what the base computes in; any state fits any. What is "auto" is measured.
         pace: how it is run; what it leaves open is measured, and the process computes with its
             threads from here on: torch knows one number for all models. None is as usual.
-        device: where it is left; CUDA where there is one, by default.
+        device: where it is left; see `devices_here`.
 
     Raises:
-        ModelError: the base model cannot be loaded.
+        ModelError: the base model cannot be loaded, or there is no such device.
         UnsupportedModel: a method has no place in it, or it cannot attend as asked.
     """
-    name, revision = spec.base, spec.revision or None
-    arithmetic, pace = _settled(spec, arithmetic, pace)
+    name, revision, devices = spec.base, spec.revision or None, devices_here(device)
+    arithmetic, pace = _settled(spec, arithmetic, pace, devices[0])
     base = load_base(name, revision, spec.layers, arithmetic.torch_dtype)
     architecture = architecture_of(base.model)
     # On a GPU ours is worth it for its mask, which does not make the host wait.
-    ours = chosen_device().type == "cuda" and has_attention(base.model, architecture)
+    ours = devices[0].type == "cuda" and has_attention(base.model, architecture)
     if arithmetic.attention != "sdpa" or ours:
         use_attention(base.model, architecture, arithmetic.attention, pace.explicit_tokens)
     predicted = spec.predicted
@@ -59,12 +60,13 @@ def build_model(
         head=predicted.head(spec.labels),
     )
     model.folded_rows = pace.folded_rows or model.folded_rows
-    return model.to(device or chosen_device())
+    return model.spread(devices)
 
 
-def _settled(spec: Spec, arithmetic: Arithmetic, pace: Pace | None) -> tuple[Arithmetic, Pace]:
+def _settled(
+    spec: Spec, arithmetic: Arithmetic, pace: Pace | None, device: torch.device
+) -> tuple[Arithmetic, Pace]:
     """Return both with what they leave open measured: the threads, the arithmetic, the rest."""
-    device = chosen_device()
     if arithmetic.settled and (pace is None or pace.settled):
         return arithmetic, pace or usual(device)
     config, fingerprint = identify(spec.base, spec.revision or None, spec.layers)
@@ -75,11 +77,6 @@ def _settled(spec: Spec, arithmetic: Arithmetic, pace: Pace | None) -> tuple[Ari
     if pace is None:
         return arithmetic, usual(device)
     return arithmetic, settle_pace(pace, arithmetic, config, fingerprint, device)
-
-
-def chosen_device() -> torch.device:
-    """Return CUDA where there is a device, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def first_state(

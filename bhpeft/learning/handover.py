@@ -24,11 +24,14 @@ from bhpeft.learning.ranks import Ranks
 from bhpeft.learning.state import AdapterState
 from bhpeft.learning.variants import Variant
 from bhpeft.models.arithmetic import Arithmetic, in_words
+from bhpeft.models.devices import AUTO
 from bhpeft.models.sharding import shard
 from bhpeft.models.tokens import TokenTable
 from bhpeft.posterior import MeanField
 
 PROBLEM, TENSORS, START = "problem.json", "problem.safetensors", "start"
+# Where another machine has what lies elsewhere on the first one.
+ROWS, KEPT = "rows", "kept"
 LEARNED, GENERATOR, FACTS = "learned", "generator.safetensors", "fitted.json"
 
 
@@ -99,7 +102,7 @@ def taken_over(folder: Path, ranks: Ranks) -> tuple[Lesson, Generator, Path | No
     problem = _PROBLEM.validate_json((folder / PROBLEM).read_bytes())
     start, tensors = AdapterState.load(folder / START), load_file(folder / TENSORS)
     # A base that is shared need never be whole on a device.
-    model = build_model(start.spec, problem.arithmetic, device="cpu" if problem.shard else None)
+    model = build_model(start.spec, problem.arithmetic, device="cpu" if problem.shard else AUTO)
     start.check_base(model.base.fingerprint)
     if problem.shard:
         shard(model)
@@ -121,6 +124,26 @@ def taken_over(folder: Path, ranks: Ranks) -> tuple[Lesson, Generator, Path | No
     if TABLE in start.point:
         lesson = replace(lesson, projection=projection_of(lesson))
     return lesson, generator, problem.kept
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """Return the files of the problem in `folder`, by the names they have on another machine."""
+    problem = _PROBLEM.validate_json((folder / PROBLEM).read_bytes())
+    own = [folder / PROBLEM, folder / TENSORS, *(folder / START).iterdir()]
+    kept = sorted(problem.kept.glob("*.safetensors")) if problem.kept else []
+    return {
+        **{path.relative_to(folder).as_posix(): path for path in own},
+        f"{ROWS}/{problem.rows.name}": problem.rows,
+        **{f"{KEPT}/{path.name}": path for path in kept},
+    }
+
+
+def settle_in(folder: Path) -> None:
+    """Let a problem that was sent here look for its rows, and for what was saved of it, here."""
+    problem = _PROBLEM.validate_json((folder / PROBLEM).read_bytes())
+    kept = folder / KEPT if problem.kept else None
+    here = replace(problem, rows=folder / ROWS / problem.rows.name, kept=kept)
+    (folder / PROBLEM).write_bytes(_PROBLEM.dump_json(here))
 
 
 def hand_back(fitted: Fitted, generator: Generator, folder: Path) -> None:

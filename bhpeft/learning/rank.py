@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bhpeft.errors import BhpeftError
+from bhpeft.learning import machines
 from bhpeft.learning.fit import Watch, fit
 from bhpeft.learning.handover import hand_back, taken_over
 from bhpeft.learning.ranks import joined
@@ -32,6 +33,8 @@ def main(folder: Path) -> None:
     """Learn the problem in `folder` with the other ranks."""
     _end_with_parent()
     with _telling(folder), joined() as ranks:
+        if machines.elsewhere():
+            machines.bring(folder)
         lesson, generator, kept = taken_over(folder, ranks)
         watch = _written(folder / PROGRESS) if ranks.rank == 0 else None
         fitted = fit(lesson, generator, watch, kept)

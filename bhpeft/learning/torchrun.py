@@ -1,8 +1,9 @@
-"""Train on several processes of this machine: start torchrun, watch it, take what was learned back.
+"""Train on several processes: start torchrun, watch it, take what was learned back.
 
 The round itself stays one process: it alone reads the registry and writes to it, and what it hands
 over is a learning problem. Only `fit` runs on every rank. So a rank that dies ends a training, not
-a round's bookkeeping, and whoever calls this cannot tell it from `fit`.
+a round's bookkeeping, and whoever calls this cannot tell it from `fit`. Where other machines take
+part, this one starts its own processes only, and meets theirs (`bhpeft.learning.machines`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,12 @@ import torch
 from torch import Generator
 
 from bhpeft import errors
-from bhpeft.errors import BhpeftError, RanksFailed
+from bhpeft.errors import BhpeftError, MachinesAbsent, RanksFailed
 from bhpeft.learning import rank
 from bhpeft.learning.fit import Fitted, Watch
 from bhpeft.learning.handover import hand_over, taken_back
 from bhpeft.learning.lesson import Lesson
+from bhpeft.learning.machines import Meeting
 from bhpeft.models.adapted import AdaptedModel
 
 # Seconds that ranks are given to end when they are asked to.
@@ -38,12 +40,14 @@ class Torchrun:
     """`fit` on several processes, one a GPU where there are GPUs.
 
     Attributes:
-        processes: R.
+        processes: R, or those on this machine.
         shard: whether they share the frozen base's weights too.
+        meeting: where those of other machines join, if any do.
     """
 
     processes: int
     shard: bool = False
+    meeting: Meeting | None = None
 
     def __call__(
         self,
@@ -56,6 +60,7 @@ class Torchrun:
 
         Raises:
             FitError: as for `fit`, from whichever rank; `RanksFailed` where one ended otherwise.
+            MachinesAbsent: not all machines came.
             MemoryError: a rank had too little.
         """
         with (
@@ -68,10 +73,9 @@ class Torchrun:
             return taken_back(desk, generator)
 
     def _run(self, desk: Path, watch: Watch | None) -> None:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={self.processes}", "--module", rank.__name__, str(desk)]
-        log = desk / "log"
-        with log.open("wb") as out, _started(command, self._environment(), out) as process:
+        where = self.meeting.options(0) if self.meeting else ["--standalone"]
+        command, log = command_of(self.processes, where, desk), desk / "log"
+        with log.open("wb") as out, started(command, self._environment(), out) as process:
             heard = None
             while process.poll() is None:
                 with suppress(subprocess.TimeoutExpired):
@@ -85,13 +89,22 @@ class Torchrun:
 
     def _environment(self) -> Mapping[str, str]:
         threads = max(1, torch.get_num_threads() // self.processes)
-        # All ranks are on this machine, whatever its name resolves to.
+        # Ranks of one machine meet on it, whatever its name resolves to.
         own = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+        own = self.meeting.environment() if self.meeting else own
         return {**own, **os.environ, "OMP_NUM_THREADS": str(threads)}
 
 
+def command_of(processes: int, where: Sequence[str], desk: Path) -> list[str]:
+    """Return the command that starts ranks on this machine, at a problem or where one will be."""
+    run = [sys.executable, "-m", "torch.distributed.run", *where]
+    # By default torchrun's folder of logs would stay in the system's, one a training.
+    own = [f"--nproc-per-node={processes}", f"--log-dir={desk / 'ranks'}"]
+    return [*run, *own, "--module", rank.__name__, str(desk)]
+
+
 @contextmanager
-def _started(
+def started(
     command: list[str], environment: Mapping[str, str], out: object
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command whose processes end with this one: they watch their standard input."""
@@ -148,6 +161,14 @@ def _explained(desk: Path, code: int, log: Path) -> Exception:
     for one in said:
         if one["kind"] == "MemoryError" or "memory" in one["text"]:
             return MemoryError(one["text"])
+    if not said and (came := re.search(r"(\d+)/(\d+) clients joined", log.read_text())):
+        return MachinesAbsent(
+            "Not all machines that share this training came",
+            found=f"{came[1]} of {came[2]}",
+            expected="each of them, within the time they wait for each other",
+            remedy="See that `bhpeft join` runs on the others and reaches this one; the batch "
+            "stays pending and is not blamed.",
+        )
     words = said[0]["text"] if said else _ended(log)
     return RanksFailed(
         "A process of the training ended without a posterior",

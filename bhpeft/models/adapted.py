@@ -28,6 +28,7 @@ from bhpeft.methods.architectures import layers_of
 from bhpeft.methods.prefix import PrefixKeyValue
 from bhpeft.methods.sampled import tile
 from bhpeft.methods.sites import INPUT
+from bhpeft.models.devices import Spread, free_bytes
 from bhpeft.models.fold import Fold
 from bhpeft.models.frozen_layers import FrozenLayers
 from bhpeft.models.heads import HeadFactory, LinearHead
@@ -82,6 +83,7 @@ class AdaptedModel:
         self._fold = Fold()
         self._fold.hook(self._layers)
         self._frozen = FrozenLayers(self.model, self._layers, self.frozen_layers)
+        self._spread: Spread | None = None
         # After the fold's hooks: it sees the rows as they are tiled.
         self._last = last_layer_of(self.model, architecture) if self.pooling in POSITIONS else None
 
@@ -117,13 +119,39 @@ class AdaptedModel:
         return max(0, min(places, default=0)) if apart else 0
 
     def to(self, device: torch.device | str) -> AdaptedModel:
-        """Move everything, in place."""
+        """Move everything to one device, in place."""
+        if self._spread is not None:
+            self._spread.remove()
+            self._spread = None
         self.model.to(device)
         self.head.to(device)
         return self
 
+    def spread(
+        self, devices: Sequence[torch.device], room: Sequence[int] | None = None
+    ) -> AdaptedModel:
+        """Put the layers on several devices, in place; see `bhpeft.models.devices`.
+
+        Args:
+            devices: the first one has the rest of the model too.
+            room: bytes that each has; what is free, by default.
+        """
+        if len(devices) == 1:
+            return self.to(devices[0])
+        free = room or [free_bytes(device) for device in devices]
+        self._spread = Spread(self.model, self._layers, devices, free)
+        self.head.to(devices[0])
+        return self
+
+    @property
+    def places(self) -> list[torch.device]:
+        """Return the device of each layer."""
+        return self._spread.places if self._spread else [self.device] * self.depth
+
     def swapped(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
         """Use `weights` in place of the model's own for a `with` block, backward pass included."""
+        if self._spread is not None:
+            weights = self._spread.at_home(self.sites, weights)
         return swapped(self.sites, weights)
 
     def logits(self, minibatch: Minibatch, per_example: bool = False) -> Tensor:
@@ -260,7 +288,7 @@ class AdaptedModel:
 def _measuring(site: Site, mask: Tensor, spread: dict[str, float]) -> Any:
     def hook(module: nn.Module, args: tuple[Tensor, Tensor]) -> None:
         key, value = args
-        real = (key if site.attribute == "key" else value).transpose(1, 2)[mask]
+        real = (key if site.attribute == "key" else value).transpose(1, 2)[mask.to(key.device)]
         spread[site.name] = float(real.float().std())
 
     return hook

@@ -95,7 +95,7 @@ class LastLayer:
         given = dict(zip(self._names, args, strict=False)) | options
         hidden: Tensor = given.pop(self._names[0])
         rows, width = hidden.shape[:2]
-        positions = self._positions + (width - self._tokens)
+        positions = self._positions.to(hidden.device) + (width - self._tokens)
         positions = tile(positions, rows // len(positions))
         mask = self._mask(given.get("attention_mask"), positions, width)
         given[KEYS_AND_VALUES], mask = self._attention(

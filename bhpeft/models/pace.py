@@ -12,6 +12,7 @@ attention is the fused one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +26,7 @@ from transformers import PreTrainedConfig
 from bhpeft.methods.attention import EXPLICIT_TOKENS
 from bhpeft.models.arithmetic import Arithmetic
 from bhpeft.models.measured import kept, key_of
+from bhpeft.threads import usable_cores
 
 # Rows times draws of one forward pass: enough to fill the matrix units. More leave the caches, and
 # pad more: on a CPU eight draws of a row take 56 ms at 32, 62 at 128 and 70 at 256.
@@ -73,8 +75,12 @@ def usual(device: torch.device) -> Pace:
 
 @cache
 def most_threads() -> int:
-    """Return how many threads the process had when this was first asked."""
-    return torch.get_num_threads()
+    """Return how many threads the process had when this was first asked, within its quota.
+
+    What the operator said stands, be it more.
+    """
+    told = "OMP_NUM_THREADS" in os.environ
+    return torch.get_num_threads() if told else min(torch.get_num_threads(), usable_cores())
 
 
 def settle_threads(

@@ -84,7 +84,7 @@ def model_of(stream: Stream, contract: Contract, parent: AdapterState | None) ->
         torch.set_num_threads(stream.model.threads)
     said = stream.model
     pace = Pace(said.threads, said.folded_rows, said.explicit_tokens)
-    model = build_model(spec, Arithmetic(said.dtype, said.attention), pace)
+    model = build_model(spec, Arithmetic(said.dtype, said.attention), pace, said.device)
     if parent is not None:
         parent.check_base(model.base.fingerprint)
         _refuse_change("pooling", model.pooling, parent.spec.pooling)

@@ -115,7 +115,7 @@ def _trained(
     generator = Generator().manual_seed(_seed(stream, intake.batch))
     start, prior = start_of(stream, intake, model, parent, rho, generator, pinned)
     # Features are kept by the process that made them, and several read other rows every epoch.
-    alone = stream.compute.processes == 1
+    alone = stream.compute.alone
     kept, limit = stream.cache / "features", alone * stream.model.feature_cache_mb * 2**20
     with with_features(intake.train, model, kept, limit) as rows:
         lesson = Lesson(
@@ -149,11 +149,14 @@ def _in_units(spec: Spec, intake: Intake) -> Spec:
 
 def trainer_of(stream: Stream) -> Fit:
     """Return what trains the stream's candidates: this process, or as many as its file says."""
-    if stream.compute.processes == 1:
+    asked = stream.compute
+    if asked.alone:
         return fit
+    from bhpeft.learning.machines import meeting_at
     from bhpeft.learning.torchrun import Torchrun
 
-    return Torchrun(stream.compute.processes, stream.compute.shard)
+    meeting = meeting_at(asked.machines) if asked.machines > 1 else None
+    return Torchrun(asked.processes, asked.shard, meeting)
 
 
 def start_of(

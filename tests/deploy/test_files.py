@@ -37,10 +37,13 @@ def commands() -> Iterator[tuple[str, list[str]]]:
     for unit in sorted((DEPLOY / "systemd").glob("*.service")):
         [line] = re.findall(r"^ExecStart=(.+)$", unit.read_text(encoding="utf-8"), re.MULTILINE)
         yield unit.name, [line.split()[0].rpartition("/")[2], *line.split()[1:]]
-    for document in documents(DEPLOY / "kubernetes" / "worker.yaml"):
-        if document["kind"] == "Deployment":
-            [container] = document["spec"]["template"]["spec"]["containers"]
-            yield "kubernetes worker", container["args"]
+    for name in ("worker", "machines"):
+        for document in documents(DEPLOY / "kubernetes" / f"{name}.yaml"):
+            if document["kind"] in ("Deployment", "StatefulSet"):
+                [container] = document["spec"]["template"]["spec"]["containers"]
+                script = re.findall(r"exec (bhpeft .+)", container["args"][-1])
+                lines = [line.replace('"', "").split() for line in script] or [container["args"]]
+                yield from ((f"kubernetes {name}", words) for words in lines)
 
 
 def test_the_compose_file_fits_the_compose_specification() -> None:
@@ -165,10 +168,43 @@ def test_the_manifests_fit_kubernetes_own_schemas() -> None:
     import kubernetes_validate
 
     manifests = documents(DEPLOY / "kubernetes" / "worker.yaml")
+    manifests += documents(DEPLOY / "kubernetes" / "machines.yaml")
     manifests += documents(DEPLOY / "kubernetes" / "secrets.example.yaml")
     manifests.append(job_of_a_round())
     for manifest in manifests:
         kubernetes_validate.validate(manifest, "1.31", strict=True)
+
+
+def test_the_charts_values_say_what_a_container_takes() -> None:
+    """The chart itself is Prefect's; what it hands on to Kubernetes has to fit there."""
+    import kubernetes_validate
+
+    [values] = documents(DEPLOY / "kubernetes" / "values.yaml")
+    server = values["server"]
+    container = {"name": "server", "image": "prefect", "env": server["env"],
+                 "resources": server["resources"]}  # fmt: skip
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "server"},
+           "spec": {"containers": [container]}}  # fmt: skip
+    kubernetes_validate.validate(pod, "1.31", strict=True)
+    secret = documents(DEPLOY / "kubernetes" / "secrets.example.yaml")[0]
+    asked = [one["valueFrom"]["secretKeyRef"] for one in server["env"] if "valueFrom" in one]
+    assert [one["name"] for one in asked] == [secret["metadata"]["name"]]
+    assert {one["key"] for one in asked} <= secret["stringData"].keys()
+
+
+def test_machines_that_train_together_are_met_where_and_by_whom_they_may_be() -> None:
+    """At pod 0 of the set, on the port that is opened, by as many as are told, by nobody else."""
+    service, pods, policy = documents(DEPLOY / "kubernetes" / "machines.yaml")
+    [container] = pods["spec"]["template"]["spec"]["containers"]
+    address = {one["name"]: one.get("value") for one in container["env"]}["BHPEFT_RENDEZVOUS"]
+    name, port = pods["metadata"]["name"], service["spec"]["ports"][0]["port"]
+    assert address == f"{name}-0.{service['metadata']['name']}:{port}"
+    assert pods["spec"]["serviceName"] == service["metadata"]["name"]
+    assert f"--machines {pods['spec']['replicas']} " in container["args"][-1]
+    mine = pods["spec"]["selector"]["matchLabels"]
+    assert service["spec"]["selector"] == policy["spec"]["podSelector"]["matchLabels"] == mine
+    [rule] = policy["spec"]["ingress"]
+    assert [peer["podSelector"]["matchLabels"] for peer in rule["from"]] == [mine]
 
 
 def job_of_a_round() -> dict[str, Any]:

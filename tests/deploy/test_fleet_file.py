@@ -94,7 +94,9 @@ def test_prefect_deploys_all_of_them(tmp_path: Path) -> None:
             automations = [one.name for one in client.read_automations()]
     names = {f"{flows[one.flow_id]}/{one.name}": one for one in made}
     watches = {f"watch/{stream.name}" for stream in streams()}
-    assert set(names) == watches | {f"{flow.name}/any-stream" for flow in FORMS}
+    forms = {f"{flow.name}/any-stream" for flow in FORMS}
+    assert set(names) == watches | forms | {"gc/all-streams"}
+    assert names["gc/all-streams"].schedules[0].schedule.cron == "30 4 * * *"
     assert names["watch/large"].work_queue_name == "gpu-80"
     assert names["watch/reviews"].schedules[0].schedule.interval.total_seconds() == 300
     assert names["watch/woken"].schedules == []

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +58,49 @@ def test_every_error_named_as_an_alarm_is_one_of_ours() -> None:
     named = set(re.findall(r"^\| `([A-Z]\w+)", table, re.MULTILINE))
     assert len(named) >= 6
     assert {name for name in named if not hasattr(errors, name)} == set()
+
+
+CLUSTER = (ROOT / "deploy" / "kubernetes" / "README.md").read_text(encoding="utf-8")
+OTHERS = sorted(
+    {
+        " ".join(found.split())
+        for text in (PAGE, CLUSTER)
+        for found in re.findall(
+            r"(?:^|`)((?:prefect|mlflow|python -m) [a-z-][^`\n#;]*)", text, re.MULTILINE
+        )
+    }
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", OTHERS)
+def test_every_command_of_others_exists_with_its_options(line: str) -> None:
+    """Prefect's, MLflow's and our modules': a renamed option is found here and not on call."""
+    words = shlex.split(line.replace("[", "").replace("]", ""))
+    asked = {word for word in words if word.startswith("--")}
+    if words[0] == "python":
+        shown = _help(sys.executable, *words[1:3])
+    else:
+        program, commands = str(Path(sys.executable).parent / words[0]), list[str]()
+        for word in words[1:]:
+            if not word.startswith("--") and (not commands or _is_group(program, *commands)):
+                commands.append(word)
+        shown = _help(program) + _help(program, *commands)
+    assert asked <= set(re.findall(r"--[\w-]+", shown)), line
+
+
+def _is_group(*command: str) -> bool:
+    return re.search(r"\bCOMMAND\b", _help(*command)) is not None
+
+
+@cache
+def _help(*command: str) -> str:
+    wide = {**os.environ, "COLUMNS": "250", "TERM": "dumb"}
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, env=wide, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_other_commands_are_really_looked_at() -> None:
+    assert any(line.startswith("prefect work-queue") for line in OTHERS)
+    assert any(line.startswith("python -m") for line in OTHERS)

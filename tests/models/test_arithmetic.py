@@ -55,6 +55,19 @@ def test_a_measurement_is_made_once_a_model_and_machine(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize(("native", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_a_gpu_computes_in_bfloat16_where_it_has_units_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool, dtype: str
+) -> None:
+    """Emulated it would be slower than float32; nothing is measured, and what is said is kept."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    config, cuda = tiny.bert().config, torch.device("cuda")
+    assert settle(MEASURED, config, "f", cuda, tmp_path) == Arithmetic(dtype, "sdpa")
+    said = Arithmetic("float32", "auto")
+    assert settle(said, config, "f", cuda, tmp_path) == PLAIN
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"dtype": "float8", "attention": "sdpa"}'])
 def test_a_spoilt_file_is_measured_again(tmp_path: Path, content: str) -> None:
     config = tiny.bert().config
