@@ -17,6 +17,7 @@ from bhpeft.learning.plan import Plan
 from bhpeft.learning.state import Spec
 from bhpeft.learning.variants import BH_PEFT
 from bhpeft.models.arithmetic import MEASURED, PLAIN, Arithmetic, in_words
+from bhpeft.models.pace import Pace
 from bhpeft.models.tokens import Chunk, TokenTable
 
 __all__ = ["HYBRID", "LORA", "MEASURED", "PLAIN", "Ours", "ours", "round_on"]
@@ -92,7 +93,7 @@ def round_on(
         variant=variant.name, scale=variant.scale, kl_weight=0.3, forgetting=1.0, gauge="",
         draws=8, seed=SEED, abstain_above=1.0,
     )  # fmt: skip
-    model = build_model(spec, arithmetic)
+    model = build_model(spec, arithmetic, Pace())
     start = first_state(model, spec, variant, rows[0][:8], Generator().manual_seed(SEED))
     table = TokenTable.build([rows], model.base.tokenizer, tokens, folder, "the rows")
     return Lesson(model, start, start.prior, table, plan, variant, first=True)

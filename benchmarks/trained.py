@@ -26,6 +26,7 @@ from bhpeft.learning.predict import Predictor
 from bhpeft.learning.state import AdapterState, Spec
 from bhpeft.learning.variants import BH_PEFT
 from bhpeft.models.arithmetic import MEASURED, Arithmetic
+from bhpeft.models.pace import Pace
 from bhpeft.models.tokens import TokenTable
 
 KEPT = Path(".cache/benchmarks")
@@ -68,7 +69,7 @@ def learned(corpus: str, seed: int, rows: int, epochs: int, layers: int | None =
         raise Skipped(f"the corpus {corpus} has {len(table)} rows, fewer than {rows + 600}")
     spec = _spec(tuple(names), seed, layers)
     folder = KEPT / sha256(f"{corpus} {rows} {epochs} {spec.as_json()}".encode()).hexdigest()[:20]
-    model = build_model(spec, MEASURED)
+    model = build_model(spec, MEASURED, Pace())
     if not (folder / "spec.json").exists():
         _learn(spec, table[:rows], names, epochs).save(folder)
     version = Predictor(model, AdapterState.load(folder))
@@ -86,7 +87,7 @@ def untrained(problem: Problem, arithmetic: Arithmetic) -> Predictor:
         scale=BH_PEFT.scale, kl_weight=0.3, forgetting=1.0, gauge="", draws=DRAWS, seed=0,
         abstain_above=1.0,
     )  # fmt: skip
-    model = build_model(spec, arithmetic)
+    model = build_model(spec, arithmetic, Pace())
     return Predictor(model, first_state(model, spec, BH_PEFT, ["a text"], Generator()))
 
 
@@ -100,7 +101,7 @@ def _spec(labels: tuple[str, ...], seed: int, layers: int | None) -> Spec:
 
 
 def _learn(spec: Spec, rows: pd.DataFrame, names: Sequence[str], epochs: int) -> AdapterState:
-    model = build_model(spec, MEASURED)
+    model = build_model(spec, MEASURED, Pace())
     source = Generator().manual_seed(spec.seed)
     texts = [str(text) for text in rows["text"]]
     state = first_state(model, spec, BH_PEFT, texts[:32], source)

@@ -13,6 +13,7 @@ from bhpeft.learning.state import AdapterState, Spec, gauge_of, layout
 from bhpeft.learning.variants import Variant
 from bhpeft.methods import architecture_of, method
 from bhpeft.methods.attention import has_attention, use_attention
+from bhpeft.methods.laid_out import lay_out
 from bhpeft.methods.prompt import PromptEmbedding
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.arithmetic import PLAIN, Arithmetic, settle
@@ -50,6 +51,8 @@ def build_model(
     ours = devices[0].type == "cuda" and has_attention(base.model, architecture)
     if arithmetic.attention != "sdpa" or ours:
         use_attention(base.model, architecture, arithmetic.attention, pace.explicit_tokens)
+    if pace.laid_out:
+        lay_out(base.model)
     predicted = spec.predicted
     model = AdaptedModel(
         base,

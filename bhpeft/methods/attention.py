@@ -105,6 +105,13 @@ def attention_of(model: PreTrainedModel) -> str:
     return next((ours for ours, name in ATTENTIONS.items() if name == stock), stock)
 
 
+def explicit_tokens_of(model: PreTrainedModel) -> int:
+    """Return how long rows the explicit attention takes in training; 0 where it takes none."""
+    if attention_of(model) != "explicit":
+        return 0
+    return int(getattr(model.config, "bhpeft_explicit_tokens", EXPLICIT_TOKENS))
+
+
 def attend(
     explicit: bool,
     module: nn.Module,

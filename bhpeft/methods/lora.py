@@ -22,6 +22,7 @@ from bhpeft.methods.architectures import (
     chosen_layers,
     layers_of,
 )
+from bhpeft.methods.laid_out import LaidOutLinear
 from bhpeft.methods.low_rank import low_rank_linear
 from bhpeft.methods.parameterisation import Names, Sizes, factor_sites, place_factors
 from bhpeft.methods.sampled import sampled_linear
@@ -52,7 +53,10 @@ class LoRALinear(nn.Module):
             return self.base(x)
         base = self.base
         if isinstance(base, nn.Linear) and self._fuses(base):
-            return low_rank_linear(x, base.weight, base.bias, self.a, self.outer, self.scaling)
+            laid_out = base if isinstance(base, LaidOutLinear) and base.serves(x) else None
+            return low_rank_linear(
+                x, base.weight, base.bias, self.a, self.outer, self.scaling, laid_out
+            )
         low = sampled_linear(x, self.a.to(x.dtype))
         if self.core is not None:
             low = sampled_linear(low, self.core.to(x.dtype))

@@ -24,9 +24,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from bhpeft.methods.laid_out import LaidOutLinear
+
 
 def low_rank_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    scaling: float,
+    laid_out: LaidOutLinear | None = None,
 ) -> Tensor:
     """Return x (W + s·BA)ᵀ + bias in the dtype of x.
 
@@ -37,12 +45,13 @@ def low_rank_linear(
         a: A (rank, in).
         b: B (out, rank).
         scaling: s.
+        laid_out: makes the products with W, where it is laid out for them.
 
     Returns:
         (…, out).
     """
     y: Tensor = _LowRankLinear.apply(  # type: ignore[no-untyped-call]
-        x, weight, bias, a, b, scaling
+        x, weight, bias, a, b, scaling, laid_out
     )
     return y
 
@@ -59,28 +68,31 @@ class _LowRankLinear(torch.autograd.Function):
         a: Tensor,
         b: Tensor,
         scaling: float,
+        laid_out: LaidOutLinear | None,
     ) -> Tensor:
         leaf = a.dtype
         flat, a = x.reshape(-1, x.shape[-1]), a.to(x.dtype)
         b_t = (scaling * b.t()).contiguous().to(x.dtype)
         low = flat @ a.t()
-        y = F.linear(flat, weight, bias).addmm_(low, b_t)
+        y = F.linear(flat, weight, bias) if laid_out is None else laid_out.times(flat)
+        y = y.addmm_(low, b_t)
         ctx.save_for_backward(flat, weight, a, b_t, low)
-        ctx.scaling, ctx.dtype = scaling, leaf
+        ctx.scaling, ctx.dtype, ctx.laid_out = scaling, leaf, laid_out
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         flat, weight, a, b_t, low = ctx.saved_tensors
-        wants_x, _, _, wants_a, wants_b, _ = ctx.needs_input_grad
+        wants_x, _, _, wants_a, wants_b, *_ = ctx.needs_input_grad
         g = gradient.reshape(-1, gradient.shape[-1])
         g_low = g @ b_t.t()
         of_x = of_a = of_b = None
         if wants_x:
-            of_x = (g @ weight).addmm_(g_low, a).view(*gradient.shape[:-1], -1)
+            of_x = g @ weight if ctx.laid_out is None else ctx.laid_out.back(g)
+            of_x = of_x.addmm_(g_low, a).view(*gradient.shape[:-1], -1)
         if wants_a:
             of_a = (g_low.t() @ flat).to(ctx.dtype)
         if wants_b:
             of_b = (low.t() @ g).t().to(ctx.dtype).mul(ctx.scaling)
-        return of_x, None, None, of_a, of_b, None
+        return of_x, None, None, of_a, of_b, None, None

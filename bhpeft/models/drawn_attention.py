@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bhpeft.methods.bitfit import BiasDelta
+from bhpeft.methods.laid_out import LaidOutLinear
 from bhpeft.methods.lora import LoRALinear
 from bhpeft.methods.prefix import PrefixKeyValue
 
@@ -71,13 +72,14 @@ def separable(module: nn.Module) -> bool:
     biases = int("bhpeft_bitfit" in module._modules)
     hooks = [*module._forward_pre_hooks, *module._forward_hooks]
     inner = [] if linear is module else [*linear._forward_pre_hooks, *linear._forward_hooks]
-    return type(linear) is nn.Linear and len(hooks) == biases and not inner
+    return type(linear) in (nn.Linear, LaidOutLinear) and len(hooks) == biases and not inner
 
 
 def projected(module: nn.Module, x: Tensor) -> Projected:
     """Project x (B, T, d) by a separable module under the draws now in place."""
     linear = module.base if isinstance(module, LoRALinear) else module
-    made = Projected(F.linear(x, linear.weight, linear.bias))  # type: ignore[arg-type]
+    # Without its hooks: a bias of BitFit's is a term of its own below.
+    made = Projected(linear.forward(x))
     if isinstance(module, LoRALinear) and module.active:
         made = made.plus(
             _low_rank(x, module.a.to(x.dtype), (module.scaling * module.outer).to(x.dtype))

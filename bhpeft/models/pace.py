@@ -1,10 +1,10 @@
-"""Choose how a model is run here, by measuring it: threads, folded rows, and where attention turns.
+"""Choose how a model is run here, by measuring it: threads, layout, folded rows, attention's turn.
 
 What a base computes in is settled before (`bhpeft.models.arithmetic`). What is left changes no
-number beyond rounding, only how long it takes: how many threads share a product, how many rows
-times draws make one pass of a prediction, and up to how many tokens the explicit attention beats
-the fused one. Each is timed on one layer of the model's sizes, a second or two together, once a
-machine and model.
+number beyond rounding, only how long it takes: how many threads share a product, whether frozen
+weights are laid out for it once, how many rows times draws make one pass of a prediction, and up to
+how many tokens the explicit attention beats the fused one. Each is timed on one layer of the
+model's sizes, a second or two together, once a machine and model.
 
 On a GPU none of it is measured: threads do not matter there, passes are as large as is usual, and
 attention is the fused one.
@@ -50,16 +50,18 @@ class Pace:
         threads: of the CPU, for the whole process.
         folded_rows: rows times draws of one forward pass, at most.
         explicit_tokens: how long rows may be for the explicit attention, where it is used at all.
+        laid_out: whether frozen weights are laid out once (`bhpeft.methods.laid_out`).
     """
 
     threads: int | None = None
     folded_rows: int | None = None
     explicit_tokens: int | None = None
+    laid_out: bool | None = None
 
     @property
     def settled(self) -> bool:
         """Say whether nothing is left to be measured."""
-        return None not in (self.threads, self.folded_rows, self.explicit_tokens)
+        return None not in asdict(self).values()
 
     def filled(self, other: Pace) -> Pace:
         """Return it with another's values where it has none."""
@@ -70,7 +72,7 @@ class Pace:
 def usual(device: torch.device) -> Pace:
     """Return the pace of a model nobody measured."""
     rows = FOLDED_ROWS if device.type == "cpu" else FOLDED_ROWS_ON_A_GPU
-    return Pace(torch.get_num_threads(), rows, EXPLICIT_TOKENS)
+    return Pace(torch.get_num_threads(), rows, EXPLICIT_TOKENS, laid_out=False)
 
 
 @cache

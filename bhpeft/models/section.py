@@ -28,6 +28,7 @@ class Model(Section):
     threads: int | None = Field(None, ge=1, description="of the CPU; measured by default")
     folded_rows: int | None = Field(None, ge=1, description="rows × draws a pass; measured")
     explicit_tokens: int | None = Field(None, ge=1, description="longest such rows; measured")
+    laid_out: bool | None = Field(None, description="a copy of the weights for speed; measured")
     feature_cache_mb: int = Field(2048, ge=0, description="for what frozen layers make of rows")
     trust_remote_code: bool = Field(False, description="only false: see _never_run_code")
 

@@ -1,4 +1,4 @@
-"""Time passes of one layer of a model's sizes: folded rows, threads, and both attentions by length.
+"""Time passes of one layer of a model's sizes: layout, rows, threads, and attentions by length.
 
 As in `bhpeft.models.trial_step`, the layer has random weights: what it costs does not depend on
 them.
@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from bhpeft.methods.attention import EXPLICIT_TOKENS
+from bhpeft.methods.laid_out import MOST_BYTES, available, lay_out, linear_bytes
 from bhpeft.models.arithmetic import PLAIN, Arithmetic
 from bhpeft.models.pace import (
     FOLDED_ROWS,
@@ -32,12 +33,20 @@ from bhpeft.models.trial_step import STEP_FLOPS, TOKENS, one_layer, step
 # Tokens of a row that is predicted, and repeats, of which the fastest counts.
 SHORT, REPEATS, SECONDS = 32, 3, 1.0
 
+# A copy of the weights has to be worth its memory.
+WORTH_A_COPY = 1.02
+
 
 def measured(wanted: Pace, arithmetic: Arithmetic, config: PreTrainedConfig) -> Pace:
-    """Return `wanted` with its rows and tokens measured, where it leaves them open."""
-    rows = wanted.folded_rows or _folded_rows(_layer(arithmetic, config))
+    """Return `wanted` with its layout, rows and tokens measured, where it leaves them open."""
+    layer, laid_out = _layer(arithmetic, config), wanted.laid_out
+    if laid_out is None:
+        laid_out = _laid_out(layer, _layer(arithmetic, config), config)
+    if laid_out:
+        lay_out(layer)
+    rows = wanted.folded_rows or _folded_rows(layer)
     tokens = wanted.explicit_tokens or _explicit_tokens(arithmetic, config)
-    return replace(wanted, folded_rows=rows, explicit_tokens=tokens)
+    return replace(wanted, folded_rows=rows, explicit_tokens=tokens, laid_out=laid_out)
 
 
 def quickest_threads(config: PreTrainedConfig) -> int:
@@ -60,6 +69,16 @@ def _layer(arithmetic: Arithmetic, config: PreTrainedConfig) -> PreTrainedModel:
     layer = one_layer(config, arithmetic) or one_layer(config, stock)
     assert layer is not None, "every model can attend by sdpa"
     return layer
+
+
+def _laid_out(plain: PreTrainedModel, other: PreTrainedModel, config: PreTrainedConfig) -> bool:
+    """Say whether a layer's step is faster with its weights laid out, and there is room for it."""
+    layers = int(getattr(config, "num_hidden_layers", None) or 1)
+    if not available() or layers * linear_bytes(plain) > MOST_BYTES:
+        return False
+    lay_out(other)
+    seconds = _fastest({one: partial(step, one, TOKENS) for one in (plain, other)})
+    return bool(seconds[other] * WORTH_A_COPY < seconds[plain])
 
 
 def _folded_rows(layer: PreTrainedModel) -> int:

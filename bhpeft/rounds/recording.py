@@ -15,6 +15,9 @@ from bhpeft.judgement.gates import Decision
 from bhpeft.judgement.table import gate_table
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.sharing import coordinates
+from bhpeft.methods.attention import explicit_tokens_of
+from bhpeft.methods.laid_out import is_laid_out
+from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.arithmetic import in_words
 from bhpeft.registry import Registry, RoundRun, Version
 from bhpeft.rounds.steps import Ready
@@ -158,14 +161,23 @@ def _parameters(stream: Stream, ready: Ready, trained: Trained) -> dict[str, obj
         "holdout_rows": len(ready.intake.holdout),
         "contract_version": ready.intake.contract.version,
         "device": str(ready.model.device),
-        **in_words(ready.model.model),
-        "threads": torch.get_num_threads(),
-        "folded_rows": ready.model.folded_rows,
+        **running(ready.model),
         "population": json.dumps(dict(spec.population)) if spec.population else "own base prior",
         **{f"compute/{name}": value for name, value in stream.compute},
         "frozen_layers": ready.model.frozen_layers,
         **{f"method/{name}": json.dumps(dict(settings)) for name, settings in spec.methods.items()},
         **{f"plan/{name}": value for name, value in plan.items()},
+    }
+
+
+def running(model: AdaptedModel) -> dict[str, object]:
+    """Return how a model runs here, as measured or as the stream file says."""
+    return {
+        **in_words(model.model),
+        "threads": torch.get_num_threads(),
+        "folded_rows": model.folded_rows,
+        "explicit_tokens": explicit_tokens_of(model.model),
+        "laid_out": is_laid_out(model.model),
     }
 
 

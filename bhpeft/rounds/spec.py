@@ -83,7 +83,7 @@ def model_of(stream: Stream, contract: Contract, parent: AdapterState | None) ->
     if stream.model.threads is not None:
         torch.set_num_threads(stream.model.threads)
     said = stream.model
-    pace = Pace(said.threads, said.folded_rows, said.explicit_tokens)
+    pace = Pace(said.threads, said.folded_rows, said.explicit_tokens, said.laid_out)
     model = build_model(spec, Arithmetic(said.dtype, said.attention), pace, said.device)
     if parent is not None:
         parent.check_base(model.base.fingerprint)

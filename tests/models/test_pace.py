@@ -33,7 +33,7 @@ def nothing_measured_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_said_outright_is_not_measured(tmp_path: Path) -> None:
-    said = Pace(1, 32, 100)
+    said = Pace(1, 32, 100, laid_out=True)
     assert settle_pace(said, PLAIN, tiny.bert().config, "f", CPU, tmp_path) == said
     assert list(tmp_path.iterdir()) == []
 
@@ -47,6 +47,7 @@ def test_what_is_left_open_is_measured_once_and_the_rest_kept(tmp_path: Path, fa
     assert found.threads == 1
     assert found.folded_rows in (*FOLDS, FOLDED_ROWS)
     assert 0 < (found.explicit_tokens or 0) <= EXPLICIT_TOKENS
+    assert found.laid_out in (True, False)
     assert torch.get_num_threads() == threads
     (path,) = tmp_path.iterdir()
     kept = json.loads(path.read_text())
@@ -75,8 +76,22 @@ def test_several_threads_are_tried_up_to_the_processs_own(
 
 def test_nothing_is_measured_on_a_gpu(tmp_path: Path) -> None:
     found = settle_pace(Pace(), PLAIN, tiny.bert().config, "f", CUDA, tmp_path)
-    assert found == Pace(torch.get_num_threads(), FOLDED_ROWS_ON_A_GPU, EXPLICIT_TOKENS)
+    assert found == Pace(torch.get_num_threads(), FOLDED_ROWS_ON_A_GPU, EXPLICIT_TOKENS, False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_are_not_copied_where_they_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All layers count, though one is timed; asked for outright they are copied all the same."""
+    config = tiny.bert().config
+    one = trial_pass.linear_bytes(trial_pass.one_layer(config, PLAIN))
+    assert one == 4 * sum(
+        m.weight.numel()
+        for m in trial_pass.one_layer(config, PLAIN).modules()
+        if isinstance(m, torch.nn.Linear)
+    )
+    monkeypatch.setattr(trial_pass, "MOST_BYTES", config.num_hidden_layers * one - 1)
+    assert trial_pass.measured(Pace(1, 32, 100), PLAIN, config).laid_out is False
+    assert trial_pass.measured(Pace(1, None, 100, laid_out=True), PLAIN, config).laid_out is True
 
 
 def test_the_fewest_rows_that_are_hardly_slower_win() -> None:

@@ -21,12 +21,13 @@ from bhpeft.posterior import MeanField, power_prior
 from bhpeft.registry import Registry
 from bhpeft.rounds import intake as intake_module
 from bhpeft.rounds.intake import Intake, take_in
+from bhpeft.rounds.recording import running
 from bhpeft.rounds.replay import NOTHING, Replay
 from bhpeft.rounds.spec import model_of, spec_of, variant_of
 from bhpeft.rounds.steps import prepare
 from bhpeft.rounds.training import Trained, train
 from tests import tiny
-from tests.rounds.conftest import Chain, begin
+from tests.rounds.conftest import Chain, Steps, begin
 
 Learn = Callable[..., Trained]
 
@@ -87,6 +88,28 @@ def test_a_round_computes_with_the_streams_threads_and_else_with_the_operators(h
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_how_a_model_runs_is_what_was_measured_or_what_the_stream_file_says_and_is_on_the_run(
+    chain: Chain,
+) -> None:
+    """All six choices: measured once, so the second model finds the same; and overridden."""
+    said = {
+        "dtype": "bfloat16",
+        "attention": "explicit",
+        "threads": torch.get_num_threads(),
+        "folded_rows": 24,
+        "explicit_tokens": 96,
+        "laid_out": True,
+    }
+    measured = running(model_of(chain.stream, chain.contract, None))
+    assert measured.keys() == said.keys()
+    named = chain.changed(model=chain.stream.model.model_copy(update=said))
+    for stream, wanted in ((chain, measured), (named, said)):
+        assert running(model_of(stream.stream, stream.contract, None)) == wanted
+    named.learn(named.deliver("said"), Steps(figures=True))
+    (run,) = named.runs
+    assert {n: run.data.params[n] for n in said} == {n: str(value) for n, value in said.items()}
 
 
 @pytest.mark.parametrize("megabytes", [0, 64])
