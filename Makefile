@@ -106,7 +106,9 @@ chaos: setup
 	@# 2 says that PostgreSQL, namespaces, a disk of its own or libfaketime are missing here.
 	@$(BIN)/python -m chaos.fleet || test $$? -eq 2
 	@$(CHAOS) zombies hands rivals full_disk --runs $(CHAOS_FEW) $(CHAOS_ARGS)
-	@$(CHAOS) store --runs $(CHAOS_FEW) $(CHAOS_ARGS)
+	@$(CHAOS) store stalls --runs $(CHAOS_FEW) $(CHAOS_ARGS)
+	@$(CHAOS) mlflow_killed prefect_killed postgres_killed schedulers --runs $(CHAOS_FEW) $(CHAOS_ARGS) || \
+	  test $$? -eq 2
 	@$(CHAOS) clocks --runs $(CHAOS_FEW) $(CHAOS_ARGS) || test $$? -eq 2
 	@$(CHAOS) --docs docs/chaos.md
 

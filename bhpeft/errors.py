@@ -32,6 +32,7 @@
     │   ├── NotWaiting             the candidate does not wait for a decision
     │   └── NotAllowed             the registry's log-in, or the stream file, forbids it
     └── ServerError              a server of ours did not start or stop
+        └── SchedulerUnreachable   Prefect's does not answer; worth a retry
 
 Each says what was found, what was expected and what to do, in that order, because the reader
 is on call.
@@ -209,6 +210,10 @@ class NotAllowed(RegistryError):
 
 class ServerError(BhpeftError):
     """A server bhpeft started did not come up or go down."""
+
+
+class SchedulerUnreachable(ServerError):
+    """Prefect's server, which keeps the locks, does not answer."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

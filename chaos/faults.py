@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from chaos import clocks, full_disk, hands, rivals, store, stories
+from chaos import clocks, full_disk, hands, rivals, schedulers, served, store, stories
+from chaos.downtime import downtime
 from chaos.kills import kills
 from chaos.stage import Run, Stage
 from chaos.zombies import zombies
@@ -32,6 +34,7 @@ class Fault:
     variables: Callable[[], dict[str, str]] = dict
 
 
+SERVERS = {"mlflow": "MLflow", "prefect": "Prefect's server", "postgres": "PostgreSQL"}
 ROUNDS = ("three rounds", "bad batches")
 FAULTS = {
     "kills": Fault(
@@ -59,8 +62,33 @@ FAULTS = {
     ),
     "store": Fault(
         "the object store is slow, errs (408, 500, 503), or answers by halves or never",
-        store.store,
+        partial(store.store, day=store.SPOILT),
         ROUNDS,
         store.InBucket,
     ),
+    "stalls": Fault(
+        "the object store keeps its clients waiting for longer than they have patience",
+        partial(store.store, day=store.STALLED),
+        ROUNDS,
+        store.InBucket,
+    ),
+    "schedulers": Fault(
+        "two schedulers watch the stream at once: two of Prefect's servers that know nothing of "
+        "each other, or one twice",
+        schedulers.schedulers,
+        ("two rounds",),
+        served.Served,
+        served.unable,
+    ),
+    **{
+        f"{server}_killed": Fault(
+            f"{name} is killed in the middle of a watch and comes back at once, or when the watch "
+            "has given up",
+            partial(downtime, server=server),
+            ("two rounds",),
+            served.Served,
+            served.unable,
+        )
+        for server, name in SERVERS.items()
+    },
 }

@@ -1,21 +1,24 @@
 """Every place at which a worker reads or writes, by name, found from outside the product.
 
 A name says what is about to happen and which function of bhpeft asked for it, for example
-`before set_registered_model_alias champion · versions.point`. Four observers find them:
+`before set_registered_model_alias champion · versions.point`. Five observers find them:
 
 - the stand-in for MLflow's client: before and after each call that writes;
 - SQLAlchemy's events: before each writing statement and each commit;
 - Python's audit events: before a file is opened for writing, renamed, removed, a folder made;
-- the runner of the round's steps: before and after each step.
+- the runner of the round's steps: before and after each step;
+- a stand-in for what sends HTTP requests: before and after each that changes something at Prefect.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_stack
 from types import FrameType
@@ -37,6 +40,9 @@ TELLING = {
     "set_tag": lambda args, kwargs: args[1],
     "finalize_logged_model": lambda args, kwargs: args[1],
 }
+# Requests that only read, or that nobody waits for.
+READING = ("filter", "filter_minimal", "read", "paginate", "csrf-token", "logs", "events")
+IDENTIFIER = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|(?<=/)[^/]*chaos[^/]*")
 
 
 class Points:
@@ -117,6 +123,41 @@ class WatchedClient:
         return call
 
 
+def watch_requests(points: Points, server: str) -> None:
+    """Observe what this process asks a server to do, whichever thread asks."""
+    import httpx
+
+    @contextmanager
+    def around(request: httpx.Request) -> Iterator[None]:
+        what = _asked(request.method, str(request.url).partition(server)[2])
+        if what:
+            points.reached(f"before {what}")
+        yield
+        if what:
+            points.reached(f"after {what}")
+
+    def send(self: httpx.Client, request: httpx.Request, **how: Any) -> httpx.Response:
+        with around(request):
+            return real(self, request, **how)
+
+    async def send_later(
+        self: httpx.AsyncClient, request: httpx.Request, **how: Any
+    ) -> httpx.Response:
+        with around(request):
+            return await later(self, request, **how)
+
+    real, later = httpx.Client.send, httpx.AsyncClient.send
+    httpx.Client.send, httpx.AsyncClient.send = send, send_later  # type: ignore[method-assign]
+
+
+def _asked(method: str, path: str) -> str:
+    """Return what a request changes, without ids; empty if it only reads, or asks somebody else."""
+    words = path.partition("?")[0].strip("/").removeprefix("v2/")
+    if method == "GET" or not words or words.endswith(READING):
+        return ""
+    return f"{method} {IDENTIFIER.sub('…', words)}"
+
+
 def _watch_sql(points: Points) -> None:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
@@ -154,10 +195,10 @@ def _watch_files(points: Points, home: str) -> None:
 
 
 def asked_by(frames: Iterable[tuple[FrameType, int]]) -> str:
-    """Return the first function of bhpeft among frames, innermost first, as `module.function`."""
+    """Return the first function of ours among frames, innermost first, as `module.function`."""
     for frame, _ in frames:
         module, function = frame.f_globals.get("__name__", ""), frame.f_code.co_name
         # Where errors are put into our words is not where they come from.
-        if module.startswith("bhpeft.") and function != "translated":
+        if module.startswith(("bhpeft.", "flows.")) and function != "translated":
             return f"{module.rpartition('.')[2]}.{function}"
     return "another thread"

@@ -1,9 +1,10 @@
 """A proxy before an object store that answers as stores do on a bad day; a process of its own.
 
 `python -m chaos.proxy PORT UPSTREAM FOLDER`. How bad the day is it reads from `FOLDER/mood.json`,
-`{"seed": 7, "rate": 0.2, "down": 3}`: the first `down` requests all fail, then one in five; what it
-did is appended to `FOLDER/faults.log`. An answer comes late, is an error, is cut off in the middle,
-or never comes; a write that was answered with an error may have been done all the same.
+`{"seed": 7, "rate": 0.2, "down": 3, "kinds": […]}`: the first `down` requests all fail, then one
+in five, in one of these ways; what it did is appended to `FOLDER/faults.log`. An answer comes late,
+is an error, is cut off in the middle, or never comes; a write that was answered with an error may
+have been done all the same. One that stalls keeps its client waiting longer than that will.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import random
 import socket
 import sys
 import time
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +22,10 @@ from pathlib import Path
 ERROR = '<?xml version="1.0"?><Error><Code>{code}</Code><Message>chaos</Message></Error>'
 ERRORS = {"SlowDown": 503, "InternalError": 500, "RequestTimeout": 408}
 KINDS = (*ERRORS, "no answer", "half an answer", "done, and no answer", "late")
+STALLS = ("stalls", "done, and stalls")
 LATE_SECONDS = 2.0
+# Longer than the patience that `store.py` leaves its clients.
+STALLED_SECONDS = 8.0
 # What a proxy must not hand on: they are about this connection, not about the object.
 OWN = {"connection", "transfer-encoding", "keep-alive", "expect"}
 
@@ -32,6 +37,7 @@ class Mood:
         self._file, self._log = folder / "mood.json", folder / "faults.log"
         self._seen = 0
         self._dice, self._rate, self._down = random.Random(0), 0.0, 0
+        self._kinds: list[str] = []
 
     def next(self, method: str, path: str) -> str:
         """Return the kind of fault for a request, or nothing, and write it down."""
@@ -39,10 +45,11 @@ class Mood:
             mood = json.loads(self._file.read_text())
             self._seen, self._dice = changed, random.Random(mood["seed"])
             self._rate, self._down = mood["rate"], mood["down"]
+            self._kinds = mood["kinds"]
         if self._down == 0 and self._dice.random() >= self._rate:
             return ""
         self._down = max(self._down - 1, 0)
-        kind = self._dice.choice(KINDS)
+        kind = self._dice.choice(self._kinds)
         with self._log.open("a") as file:
             file.write(f"{kind} · {method} {path.split('?')[0].strip('/').partition('/')[0]}\n")
         return kind
@@ -69,11 +76,15 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(ERRORS[kind], {}, ERROR.format(code=kind).encode())
         if kind == "no answer":
             return self._hang_up()
+        if kind == "stalls":
+            return self._stall()
         if kind == "late":
             time.sleep(LATE_SECONDS)
         status, headers, content = self._ask(body)
         if kind == "done, and no answer":
             return self._hang_up()
+        if kind == "done, and stalls":
+            return self._stall()
         self._answer(status, headers, content, cut=kind == "half an answer")
 
     def log_message(self, *_: object) -> None:
@@ -119,9 +130,14 @@ class Handler(BaseHTTPRequestHandler):
         if cut:
             self._hang_up()
 
+    def _stall(self) -> None:
+        time.sleep(STALLED_SECONDS)
+        self._hang_up()
+
     def _hang_up(self) -> None:
         self.close_connection = True
-        self.connection.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # Whoever asked may have gone.
+            self.connection.shutdown(socket.SHUT_RDWR)
 
 
 def main() -> None:

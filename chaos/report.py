@@ -18,7 +18,9 @@ goes on where it stopped; a seed is the same run everywhere.
 Each run tells a story (batches land, rounds learn them, a person rolls back, an alias is moved by
 hand), breaks in at one place, then simply runs the story again until it is through: nobody helps.
 Places are found from outside the product: every writing call to MLflow, every SQL statement and
-commit, every file opened for writing or renamed, every step of a round. Afterwards must hold:
+commit, every file opened for writing or renamed, every step of a round; where servers are killed
+the worker runs the real flow, and every request that changes something at Prefect is a place too.
+Afterwards must hold:
 
 1. every landed batch is learned exactly once on the champion's chain, or is pending, quarantined,
    refused or held, as in the story told undisturbed;

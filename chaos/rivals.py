@@ -1,4 +1,4 @@
-"""Start two schedulers at once: two workers learn the same stream, and no lock is between them.
+"""Let two workers learn the same stream at once, and no lock is between them.
 
 In a fleet a Prefect limit lets one in at a time; here nobody does, which is what two workers see
 who both believe that they hold it. Either may end in an error of ours, since the other was faster;

@@ -65,7 +65,11 @@ class Postgres:
         self._run([*initdb, "-E", "UTF8", "--locale=C"])
         self.start()
         for name in databases:
-            self._run(["createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "bhpeft", name])
+            self.add(name)
+
+    def add(self, database: str) -> None:
+        """Make a database."""
+        self._run(["createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "bhpeft", database])
 
     def start(self) -> None:
         """Start it and wait until it answers."""
@@ -81,6 +85,10 @@ class Postgres:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"PostgreSQL does not answer; see {self.folder.parent}")
             time.sleep(0.2)
+
+    def alive(self) -> bool:
+        """Say whether it runs."""
+        return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
         """End every one of its processes at once, as a power cut does."""
@@ -173,16 +181,25 @@ class Services:
         mlflow = [*python, "mlflow", "server", "--host", "0.0.0.0", "--port", str(ports["mlflow"])]
         mlflow += ["--workers", "1", "--backend-store-uri", self.postgres.url("mlflow")]
         mlflow += ["--artifacts-destination", "s3://mlflow/artifacts"]
-        prefect = [*python, "prefect", "server", "start", "--host", "0.0.0.0"]
-        prefect += ["--port", str(ports["prefect"])]
-        own = {
-            **self.env,
-            "PREFECT_HOME": str(desk / "prefect"),
-            "PREFECT_API_DATABASE_CONNECTION_URL": self.postgres.url("prefect", "asyncpg"),
-        }
         self.store = self._service("store", store, f"{url['store']}/moto-api/")
         self.mlflow = self._service("mlflow", mlflow, f"{url['mlflow']}/health")
-        self.prefect = self._service("prefect", prefect, f"{url['prefect']}/api/health", own)
+        self.prefect = self._prefect("prefect", ports["prefect"])
+
+    def another_prefect(self) -> tuple[Service, str]:
+        """Return a second Prefect server, not started yet, with locks of its own; its address."""
+        port = processes.free_port()
+        self.postgres.add("another")
+        return self._prefect("another", port), f"http://{self.address}:{port}/api"
+
+    def _prefect(self, name: str, port: int) -> Service:
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "0.0.0.0"]
+        own = {
+            **self.env,
+            "PREFECT_HOME": str(self.desk / name),
+            "PREFECT_API_DATABASE_CONNECTION_URL": self.postgres.url(name, "asyncpg"),
+        }
+        health = f"http://{self.address}:{port}/api/health"
+        return self._service(name, [*command, "--port", str(port)], health, own)
 
     def _service(
         self, name: str, command: list[str], health: str, env: dict[str, str] | None = None

@@ -1,4 +1,4 @@
-"""Let the object store answer errors, late, by halves or not at all, while a story is told.
+"""Let the object store answer errors, too late, by halves or not at all, while a story is told.
 
 Batches land in a bucket and MLflow keeps its artefacts in another; between them and the worker is
 `proxy.py`. The seed says how bad the day is, and which request it hits. A story that is stopped by
@@ -14,11 +14,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bhpeft.registry import Registry
-from chaos import stories
+from chaos import proxy, stories
 from chaos.forks import in_child
 from chaos.points import Points
 from chaos.services import KEYS, Service
@@ -27,10 +28,29 @@ from chaos.world import furnish
 from flows import processes
 
 BUCKETS = ("landing", "mlflow")
-RATES = (0.05, 0.15, 0.3)
-DOWN = (0, 0, 10, 40)
 ATTEMPTS = 6
-FINE = {"seed": 0, "rate": 0.0, "down": 0}
+FINE = {"seed": 0, "rate": 0.0, "down": 0, "kinds": []}
+# Seconds a client waits for an answer here; both libraries' 60 would only make the runs long.
+PATIENCE = 4.0
+
+
+@dataclass(frozen=True)
+class Day:
+    """How bad a day may be.
+
+    Attributes:
+        kinds: what happens to a request.
+        rates: to how many of them.
+        down: how many in a row at first.
+    """
+
+    kinds: tuple[str, ...]
+    rates: tuple[float, ...]
+    down: tuple[int, ...]
+
+
+SPOILT = Day(proxy.KINDS, (0.05, 0.15, 0.3), (0, 0, 10, 40))
+STALLED = Day(proxy.STALLS, (0.02, 0.05, 0.1), (0, 0, 6, 16))
 
 
 class InBucket(Stage):
@@ -42,6 +62,7 @@ class InBucket(Stage):
         address = f"http://127.0.0.1:{proxy}"
         os.environ |= {**KEYS, "AWS_ENDPOINT_URL": address, "MLFLOW_S3_ENDPOINT_URL": address}
         self.mood(FINE)
+        _be_impatient()
         python, log = [sys.executable, "-m"], self.place("store.log")
         moto = [*python, "moto.server", "-H", "127.0.0.1", "-p", str(store)]
         between = [*python, "chaos.proxy", str(proxy), f"127.0.0.1:{store}", str(self.place(""))]
@@ -87,16 +108,18 @@ class InBucket(Stage):
         return super().fresh(name)
 
 
-def store(stage: Stage, seeds: Iterable[int]) -> Iterator[Run]:
+def store(stage: Stage, seeds: Iterable[int], day: Day) -> Iterator[Run]:
     """Give the store one bad day for each seed; the stories take turns."""
     assert isinstance(stage, InBucket)
     for seed in seeds:
-        yield _bad_day(stage, Run(seed, stage.names[seed % len(stage.names)]), random.Random(seed))
+        run = Run(seed, stage.names[seed % len(stage.names)])
+        yield _bad_day(stage, run, day, random.Random(seed))
 
 
-def _bad_day(stage: InBucket, run: Run, dice: random.Random) -> Run:
+def _bad_day(stage: InBucket, run: Run, day: Day, dice: random.Random) -> Run:
     began, home = time.monotonic(), stage.fresh(f"bad-day-{run.seed}")
-    stage.mood({"seed": run.seed, "rate": dice.choice(RATES), "down": dice.choice(DOWN)})
+    rate, down = dice.choice(day.rates), dice.choice(day.down)
+    stage.mood({"seed": run.seed, "rate": rate, "down": down, "kinds": day.kinds})
     for _ in range(ATTEMPTS):
         points = Points(without=stories.left_out(run.story))
         ended = in_child(lambda _, p=points: attempt(lambda: tell(home, run.story, p)), SLOWEST)
@@ -113,6 +136,16 @@ def _bad_day(stage: InBucket, run: Run, dice: random.Random) -> Run:
     run.seconds = round(time.monotonic() - began, 2)
     stage.forget(home)
     return run
+
+
+def _be_impatient() -> None:
+    """Let both clients of the store, the landing's and MLflow's, give an answer less time."""
+    from botocore.config import Config
+
+    from bhpeft.data import object_store
+
+    object_store.REQUEST_SECONDS = PATIENCE
+    Config.OPTION_DEFAULTS["read_timeout"] = PATIENCE
 
 
 def _emptied(store: str) -> None:

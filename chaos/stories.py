@@ -46,6 +46,11 @@ STORIES: dict[str, tuple[Act, ...]] = {
         ("land", "good-3"),
         ("drain",),
     ),
+    "two rounds": (
+        ("land", "good-1"),
+        ("land", "good-2"),
+        ("drain",),
+    ),
     "alias moved by hand": (
         ("land", "good-1"),
         ("land", "good-2"),
@@ -55,8 +60,8 @@ STORIES: dict[str, tuple[Act, ...]] = {
         ("drain",),
     ),
 }
-# "three rounds" is told where something else than a death disturbs the rounds.
-USUAL = tuple(name for name in STORIES if name != "three rounds")
+# Rounds alone are told where something else than a death disturbs them.
+USUAL = tuple(name for name in STORIES if name not in ("two rounds", "three rounds"))
 # Figures and reports take two thirds of a round this small, so one story writes them.
 WITH_PAGES = ("first rounds",)
 BATCHES = ["good-1", "good-2", "good-3", "poison-2", "broken-3", "doubtful-4"]

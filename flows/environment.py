@@ -24,6 +24,8 @@ HABITS = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    # What a server answers whose database is away: worth waiting for, as no answer is.
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
     "PREFECT_CLI_PROMPT": "false",
 }
 

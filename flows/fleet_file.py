@@ -56,6 +56,7 @@ definitions:
           DO_NOT_TRACK: "1"
           OMP_WAIT_POLICY: PASSIVE
           PREFECT_FLOWS_HEARTBEAT_FREQUENCY: "30"
+          PREFECT_CLIENT_RETRY_EXTRA_CODES: "500" # what a server without its database answers
   watch: &watch # one run a stream; a second one would find the same batches, so it is cancelled
     entrypoint: flows.watch.watch
     tags: [{TAG}]

@@ -9,6 +9,8 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.reach import where_it_answers
+
 if TYPE_CHECKING:
     from bhpeft.rounds import Outcome
 
@@ -27,13 +29,16 @@ def state_of(outcome: Outcome) -> State[Any]:
 
 
 def publish(outcome: Outcome) -> None:
-    """Attach the outcome to the flow run: a page with the gate table, and a link to MLflow."""
+    """Attach the outcome to the flow run: a page with the gate table, and a link to MLflow.
+
+    A round that has decided is not failed by a page that is missing.
+    """
     key = artifact_key(outcome.stream, outcome.batch_id)
-    create_markdown_artifact(
-        page_of(outcome), key=key, description=f"{outcome.decision}: {outcome.reason}"
-    )
-    if outcome.run_url:
-        create_link_artifact(outcome.run_url, link_text="MLflow run", key=f"{key}-mlflow")
+    about = f"{outcome.decision}: {outcome.reason}"
+    with where_it_answers("keep the round's page"):
+        create_markdown_artifact(page_of(outcome), key=key, description=about)
+        if outcome.run_url:
+            create_link_artifact(outcome.run_url, link_text="MLflow run", key=f"{key}-mlflow")
 
 
 def page_of(outcome: Outcome) -> str:

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
-from bhpeft.errors import LandingUnreachable, RegistryUnreachable
+from bhpeft.errors import LandingUnreachable, RegistryUnreachable, SchedulerUnreachable
 
 RETRIES = 4
 # 2, 4, 8, 16 s, each up to half as long again: a server restart takes about 20 s.
@@ -54,7 +54,8 @@ def worth_a_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bo
     problem = state.result(raise_on_failure=False)
     if isinstance(problem, LASTING):
         return False
-    return isinstance(problem, (RegistryUnreachable, LandingUnreachable, OSError))
+    away = (RegistryUnreachable, LandingUnreachable, SchedulerUnreachable)
+    return isinstance(problem, (*away, OSError))
 
 
 def _name(step: Callable[..., Any]) -> str:

@@ -27,10 +27,10 @@ SETTINGS = SILENCE | {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
-    # MLflow waits 4 minutes for a dead server by default. Four retries, 0 + 2 + 4 + 8 seconds
-    # apart, outlast a server's restart (7 s) in the middle of a round; a server that is not there
-    # to begin with is found by `_probe` at once.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+    # MLflow waits 4 minutes for a dead server by default. Five retries, 0 + 2 + 4 + 8 + 16 seconds
+    # apart, outlast a server's restart in the middle of a round (7 s on an idle machine, 23 s on a
+    # busy one); a server that is not there to begin with is found by `_probe` at once.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
@@ -106,13 +106,13 @@ class Connection:
         """
         from mlflow.exceptions import MlflowException
         from requests.exceptions import ConnectionError as NoConnection
-        from requests.exceptions import RequestException
+        from requests.exceptions import RequestException, Timeout
 
         try:
             yield
         except BhpeftError:
             raise
-        except (NoConnection, TimeoutError) as problem:
+        except (NoConnection, TimeoutError, Timeout) as problem:
             raise unreachable(self.uri, problem) from problem
         except MlflowException as problem:
             raise self._in_our_words(doing, problem) from problem

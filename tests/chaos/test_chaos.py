@@ -10,17 +10,19 @@ from typing import Any
 
 import pytest
 
-from chaos import fleet, report
-from chaos.faults import FAULTS
+from chaos import fleet, report, served
+from chaos.faults import FAULTS, SERVERS
+from chaos.served import Served
 
-STORY = "three rounds"
 QUICK = ("kills", "hands", "rivals", "full_disk")
+# On a stage with servers, which take a minute to start.
+SERVED = [name for name, fault in FAULTS.items() if fault.stage is Served]
 
 
-def chaos(out: Path, *options: str) -> dict[str, Any]:
+def chaos(out: Path, *options: str, story: str = "three rounds") -> dict[str, Any]:
     """Run it as a user does: it forks, which a process full of test threads had better not."""
-    command = [sys.executable, "-m", "chaos", *options, "--story", STORY, "--out", str(out)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=560)
+    command = [sys.executable, "-m", "chaos", *options, "--story", story, "--out", str(out)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=850)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     found: dict[str, Any] = json.loads((out / "chaos.json").read_text())
     assert found["violations"] == []
@@ -38,14 +40,27 @@ def test_whatever_is_broken_the_stream_ends_as_if_nothing_had_been(tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in QUICK])
+@pytest.mark.parametrize("fault", [one for one in FAULTS if one not in (*QUICK, *SERVED)])
 def test_a_few_more_of_what_takes_longer(tmp_path: Path, fault: str) -> None:
-    """Suspended workers, wrong clocks, a bad store."""
+    """Suspended workers, wrong clocks, a bad store, one that keeps its clients waiting."""
     if missing := FAULTS[fault].unable():
         pytest.skip(missing)
     found = chaos(tmp_path, fault, "--runs", "3")
     assert found["runs"] == 3
     assert sum(found["kills"].values()) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(bool(served.unable()), reason=f"no servers here: {served.unable()}")
+def test_whichever_server_is_killed_in_the_middle_of_a_watch_the_next_one_finishes(
+    tmp_path: Path,
+) -> None:
+    """MLflow, Prefect, PostgreSQL behind both; and two schedulers at once. Nobody helps."""
+    found = chaos(tmp_path, *SERVED, "--runs", "1", story="two rounds")
+    assert found["by_fault"] == dict.fromkeys(sorted(SERVED), 1)
+    killed = [place for place in found["kills"] if " killed for " in place]
+    assert len(killed) == len(SERVERS)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from bhpeft.errors import RegistryUnreachable, StaleParent
 from bhpeft.registry import Registry
@@ -101,6 +102,17 @@ def test_nobody_at_the_address_is_one_clear_line_within_seconds() -> None:
     assert time.monotonic() - start < 5
     assert "\n" not in str(caught.value)
     assert "bhpeft up" in str(caught.value)
+
+
+def test_a_store_that_keeps_its_client_waiting_is_worth_a_retry(registry: Registry) -> None:
+    """Whoever asks it gives up; the error is the one that steps are tried again for."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        address = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        with (
+            pytest.raises(RegistryUnreachable, match=r"does not answer; found .*timed out"),
+            registry.connection.translated("store the files"),
+        ):
+            requests.get(address, timeout=0.2)
 
 
 def test_a_server_lost_during_a_round_is_named_and_the_cause_is_kept(
