@@ -40,7 +40,8 @@ def make_user(name: str) -> None:
 
 def deploy(prefect_file: Path) -> None:
     """Make the work pool, the automation that ends lost rounds, and every deployment."""
-    from flows.deployments import ensure_reaper, ensure_work_pool
+    from flows.deployments import ensure_work_pool
+    from flows.reaper import ensure_reaper
 
     ensure_work_pool()
     ensure_reaper()

@@ -1,9 +1,9 @@
-"""Put every stream's `watch` on its schedule, and let no lost round stay Running."""
+"""Put watches of streams, populations of groups and what keeps registries small on schedule."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,12 +22,10 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import (
     ConcurrencyLimitConfig,
     ConcurrencyLimitStrategy,
-    StateType,
 )
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
-from prefect.events.actions import ChangeFlowRunState
-from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.automations import Posture
 from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists
@@ -41,6 +39,8 @@ from flows.events import LANDED, resource_of
 from flows.gc import SCHEDULE, gc
 from flows.locks import ensure_limits
 from flows.notifications import ensure_notification
+from flows.population import population
+from flows.reaper import TAG, ensure_reaper
 from flows.replay import replay
 from flows.rollback import rollback
 from flows.watch import watch
@@ -54,18 +54,17 @@ WORK_POOL = "bhpeft"
 ONE_AT_A_TIME = ConcurrencyLimitConfig(
     limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
 )
-TAG = "bhpeft"
 # What a person starts from a form in Prefect's page, on whatever stream.
 FORMS: tuple[Flow[..., Any], ...] = (approve, rollback, replay)
 ANY_STREAM, ALL_STREAMS = "any-stream", "all-streams"
-REAPER = "bhpeft: a round without heartbeat is crashed"
-# Three missed heartbeats of 30 s each (flows/environment.py sets that rhythm).
-SILENCE = timedelta(seconds=90)
-ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut", "Paused", "Suspended")
+# What a population's own run says of why and by whom.
+AS_SCHEDULED = {"reason": "on schedule", "by": "schedule"}
 
 
 def deploy_all(streams: Iterable[Stream], home: Path, env: dict[str, str]) -> list[str]:
-    """Deploy the watch of each stream of `home`, take the schedule from those that are gone.
+    """Deploy the watch of each stream of `home` and the population of each group.
+
+    Those of streams and groups that are gone lose their schedule.
 
     Args:
         streams: what is to be watched.
@@ -73,14 +72,18 @@ def deploy_all(streams: Iterable[Stream], home: Path, env: dict[str, str]) -> li
         env: variables the rounds' processes need (`Servers.env`).
 
     Returns:
-        The deployments' names: "watch/<stream>", and one for each flow a person starts.
+        The deployments' names: "watch/<stream>", "population/<group>", and one for each flow a
+        person starts.
     """
     ensure_work_pool()
     streams = list(streams)
     names = [deploy(stream, home, env) for stream in streams]
+    groups = groups_of(streams)
+    names += [deploy_group(group, home, env) for group in groups]
     names += [deploy_form(flow, home, env) for flow in FORMS]
     names.append(deploy_gc(home, env))
-    unschedule_all_but({stream.name for stream in streams}, home)
+    kept = {watch.name: {stream.name for stream in streams}, population.name: set(groups)}
+    unschedule_all_but(kept, home)
     ensure_reaper()
     return names
 
@@ -127,27 +130,62 @@ def deploy(stream: Stream, home: Path, env: dict[str, str]) -> str:
     )
 
 
-def unschedule_all_but(kept: set[str], home: Path) -> list[str]:
-    """Take the schedules from this home's watches of other streams; return their names.
+def groups_of(streams: Iterable[Stream]) -> list[str]:
+    """Return the groups that streams share a population in, by name."""
+    return sorted({stream.learning.group for stream in streams} - {""})
+
+
+def deploy_group(group: str, home: Path, env: dict[str, str]) -> str:
+    """Deploy the population of `group`: each hour it is made to agree with the champions.
+
+    Rounds, approvals and rollbacks see to that themselves. What is left is a process that died
+    before it could, and a champion that was moved by other hands; neither should wait for the
+    group's next batch. From its form in Prefect's page a person rolls it back.
+    """
+    return _apply(
+        population,
+        group,
+        home,
+        env,
+        parameters={"group": group, **AS_SCHEDULED},
+        description=population_told(group),
+        schedule=Interval(HOUR),
+        concurrency_limit=ONE_AT_A_TIME,
+    )
+
+
+def population_told(group: str) -> str:
+    """Return what Prefect's page says of a group's deployment."""
+    return f"Lets the population of {group} follow its champions; with a version, rolls it back."
+
+
+def unschedule_all_but(kept: Mapping[str, set[str]], home: Path) -> list[str]:
+    """Take the schedules from this home's other deployments; return their names.
+
+    Args:
+        kept: by the flow's name, the deployments that keep theirs.
+        home: the streams' folder.
 
     The deployment itself stays: Prefect cannot end a run whose deployment is gone. Those of another
     home on the same server are left alone.
     """
     gone = []
     with get_client(sync_client=True) as client:
-        for deployment in _watches(client, home):
-            if deployment.name in kept or not deployment.schedules:
-                continue
-            for schedule in deployment.schedules:
-                client.delete_deployment_schedule(deployment.id, schedule.id)
-            gone.append(deployment.name)
+        for flow, names in kept.items():
+            for deployment in _deployed(client, home, flow):
+                if deployment.name in names or not deployment.schedules:
+                    continue
+                for schedule in deployment.schedules:
+                    client.delete_deployment_schedule(deployment.id, schedule.id)
+                gone.append(deployment.name)
     return gone
 
 
 def next_runs(home: Path) -> dict[str, datetime]:
     """Return when each watched stream of `home` looks for batches next."""
     with get_client(sync_client=True) as client:
-        watches = {deployment.id: deployment.name for deployment in _watches(client, home)}
+        found = _deployed(client, home, watch.name)
+        watches = {deployment.id: deployment.name for deployment in found}
         runs = client.get_scheduled_flow_runs_for_deployments(list(watches)) if watches else []
     coming: dict[str, datetime] = {}
     for run in runs:
@@ -167,23 +205,6 @@ def ensure_work_pool() -> None:
     )
     with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
         client.create_work_pool(pool)
-
-
-def ensure_reaper(silence: timedelta = SILENCE) -> None:
-    """Install the automation that marks a round Crashed when its heartbeats stop.
-
-    Prefect's own server leaves the run of a lost machine in Running for ever. Only runs of flows
-    deployed by bhpeft are watched: others may beat more slowly.
-    """
-    wanted = _reaper(silence)
-    with get_client(sync_client=True) as client:
-        found = client.read_automations_by_name(REAPER)
-        if not found:
-            client.create_automation(wanted)
-        for extra in found[1:]:
-            client.delete_automation(extra.id)
-        if found:
-            client.update_automation(found[0].id, wanted)
 
 
 def await_scheduled_run(timeout: float = 30.0) -> float:
@@ -241,30 +262,6 @@ def _apply(
     return f"{flow.name}/{name}"
 
 
-def _reaper(silence: timedelta) -> AutomationCore:
-    heartbeat = "prefect.flow-run.heartbeat"
-    trigger = EventTrigger(
-        # Also when it begins: a process may die before its first heartbeat has left it.
-        after={heartbeat, "prefect.flow-run.Running"},
-        expect={heartbeat, *(f"prefect.flow-run.{ending}" for ending in ENDINGS)},
-        match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-        match_related=ResourceSpecification(
-            {"prefect.resource.role": ["tag"], "prefect.resource.id": [f"prefect.tag.{TAG}"]}
-        ),
-        for_each={"prefect.resource.id"},
-        posture=Posture.Proactive,
-        threshold=1,
-        within=silence,
-    )
-    crash = ChangeFlowRunState(
-        name="Crashed",
-        state=StateType.CRASHED,
-        message=f"No heartbeat for {silence.total_seconds():.0f} s: process or machine lost.",
-        force=False,
-    )
-    return AutomationCore(name=REAPER, trigger=trigger, actions=[crash])
-
-
 def _wake_up(stream: Stream) -> DeploymentEventTrigger:
     """Return the trigger that starts the watch within seconds; it carries no batch."""
     return DeploymentEventTrigger(
@@ -278,9 +275,9 @@ def _wake_up(stream: Stream) -> DeploymentEventTrigger:
     )
 
 
-def _watches(client: SyncPrefectClient, home: Path) -> list[Any]:
+def _deployed(client: SyncPrefectClient, home: Path, flow: str) -> list[Any]:
     found = client.read_deployments(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=[watch.name])),
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
         deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG])),
     )
     return [d for d in found if d.parameters.get("home") == str(home.resolve())]

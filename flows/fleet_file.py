@@ -12,9 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import Flow
 
-from flows.deployments import ALL_STREAMS, ANY_STREAM, FORMS, TAG, WORK_POOL
+from flows.deployments import (
+    ALL_STREAMS,
+    ANY_STREAM,
+    AS_SCHEDULED,
+    FORMS,
+    HOUR,
+    WORK_POOL,
+    groups_of,
+    population_told,
+)
 from flows.events import LANDED, resource_of
 from flows.gc import NIGHTLY, gc
+from flows.reaper import TAG
 
 if TYPE_CHECKING:
     from bhpeft.stream import Stream
@@ -29,7 +39,7 @@ HEAD = f"""\
 #   prefect --no-prompt deploy --all --prefect-file deploy/prefect.yaml
 #   bhpeft worker                               # on each worker, from systemd or compose
 #
-#   python -c "from flows.deployments import ensure_reaper as f; f()"  # once: lost rounds crash
+#   python -c "from flows.reaper import ensure_reaper as f; f()"  # once: lost rounds crash
 #   python -c "from flows.notifications import ensure_all as f; f()"   # after a change in [notify]
 #
 # One machine needs none of this: `bhpeft up` deploys every stream with the schedule of its file.
@@ -81,6 +91,17 @@ WATCH = """\
         parameters: {{stream: {name}}}
 """
 
+# Rounds move it themselves; the schedule sees to what a crash or other hands left.
+GROUP = """\
+  - name: {group}
+    entrypoint: flows.population.population
+    description: {description}
+    parameters: {{group: {group}, reason: {reason}, by: {by}}}
+    tags: [{tag}]
+    work_pool: *process
+    concurrency_limit: {{limit: 1, collision_strategy: CANCEL_NEW}}
+"""
+
 FORM = """\
   - name: {name}
     entrypoint: {entrypoint}
@@ -91,9 +112,14 @@ FORM = """\
 
 
 def rendered(streams: Iterable[Stream]) -> str:
-    """Return the file for these streams, and for the flows a person starts from a form."""
-    entries = [*(_watch(stream) for stream in streams), *(_form(flow) for flow in FORMS)]
-    entries.append(_form(gc, ALL_STREAMS) + _scheduled("cron", NIGHTLY, "UTC"))
+    """Return the file for these streams, their groups, and the flows a person starts."""
+    streams = list(streams)
+    entries = [
+        *(_watch(stream) for stream in streams),
+        *(_group(group) for group in groups_of(streams)),
+        *(_form(flow) for flow in FORMS),
+        _form(gc, ALL_STREAMS) + _scheduled("cron", NIGHTLY, "UTC"),
+    ]
     return HEAD + "\n".join(entries)
 
 
@@ -108,6 +134,16 @@ def _watch(stream: Stream) -> str:
         resource=resource_of(stream.name),
         event=LANDED,
     )
+
+
+def _group(group: str) -> str:
+    entry = GROUP.format(
+        group=group,
+        description=_quoted(population_told(group)),
+        tag=TAG,
+        **{name: _quoted(value) for name, value in AS_SCHEDULED.items()},
+    )
+    return entry + _scheduled("interval", int(HOUR.total_seconds()), "UTC", "hourly")
 
 
 def _schedule(stream: Stream) -> str:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from bhpeft.cli import app
 from bhpeft.operation import Compute, Schedule
-from bhpeft.stream import Stream, all_streams
+from bhpeft.stream import Learning, Stream, all_streams
 from flows.deployments import FORMS, ensure_work_pool
 from flows.fleet_file import rendered
 
@@ -33,6 +33,8 @@ def streams() -> list[Stream]:
         "monthly": {"schedule": Schedule(rrule="FREQ=MONTHLY;BYDAY=1MO;BYHOUR=2;BYMINUTE=0")},
         "woken": {"schedule": Schedule(), "description": 'Says "{{ x }}": ü'},
         "large": {"compute": Compute(queue="gpu-80")},
+        "anna": {"learning": Learning(variant="bora", group="authors")},
+        "ben": {"learning": Learning(variant="bora", group="authors")},
     }
     made = [first.model_copy(update={"name": name, **said}) for name, said in others.items()]
     return [*shipped, *made]
@@ -67,6 +69,14 @@ def test_a_stream_says_its_schedule_and_queue_once() -> None:
     assert found["reviews"]["work_pool"]["work_queue_name"] == "default"
 
 
+def test_a_group_is_deployed_once_and_hourly() -> None:
+    content = yaml.safe_load(rendered(streams()))
+    (found,) = (one for one in content["deployments"] if "group" in one.get("parameters", {}))
+    assert (found["name"], found["entrypoint"]) == ("authors", "flows.population.population")
+    assert found["parameters"] == {"group": "authors", "reason": "on schedule", "by": "schedule"}
+    assert found["schedules"][0]["interval"] == 3600
+
+
 @pytest.mark.slow
 def test_prefect_deploys_all_of_them(tmp_path: Path) -> None:
     """Really, on a server: each watch with its schedule, queue and event, and every form."""
@@ -95,8 +105,9 @@ def test_prefect_deploys_all_of_them(tmp_path: Path) -> None:
     names = {f"{flows[one.flow_id]}/{one.name}": one for one in made}
     watches = {f"watch/{stream.name}" for stream in streams()}
     forms = {f"{flow.name}/any-stream" for flow in FORMS}
-    assert set(names) == watches | forms | {"gc/all-streams"}
+    assert set(names) == watches | forms | {"gc/all-streams", "population/authors"}
     assert names["gc/all-streams"].schedules[0].schedule.cron == "30 4 * * *"
+    assert names["population/authors"].schedules[0].schedule.interval.total_seconds() == 3600
     assert names["watch/large"].work_queue_name == "gpu-80"
     assert names["watch/reviews"].schedules[0].schedule.interval.total_seconds() == 300
     assert names["watch/woken"].schedules == []

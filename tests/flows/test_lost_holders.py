@@ -124,7 +124,7 @@ def test_a_run_whose_process_died_is_marked_and_one_that_lives_is_not(servers: S
     """Heartbeats come every 30 s here, so a silence of 40 s is a death."""
     from prefect.client.orchestration import get_client
 
-    from flows.deployments import ensure_reaper
+    from flows.reaper import ensure_reaper
 
     silence = timedelta(seconds=40)
     ensure_reaper(silence)

@@ -52,7 +52,7 @@ threads = 1
 methods = ["lora"]
 adapted_layers = 1
 lora = {{ rank = 4 }}
-plan = {{ epochs = 2, batch_size = 8, learning_rate = 5e-3, rho_learning_rate = 0.6 }}
+plan = {{ epochs = 1, batch_size = 8, learning_rate = 5e-3, rho_learning_rate = 0.6 }}
 [prediction]
 predictor = "mean"
 draws = 2
@@ -99,7 +99,7 @@ def learned(home: Path, name: str, frame: pd.DataFrame, batch_id: str) -> Adapte
 def test_a_round_of_questions_is_learned_by_the_flow_and_answered(home: Path) -> None:
     """Whole answers, options in lists; then asked through the registered model."""
     written(home, "quiz", LISTED, task='name = "choice"\nscoring = "answers"', learning="")
-    frame = questions("q", 30)
+    frame = questions("q", 20)
     options = [[one for one in row if one] for row in frame[["a", "b", "c"]].to_numpy()]
     state = learned(home, "quiz", frame.drop(columns=["a", "b", "c"]).assign(options=options), "q")
     assert state.spec.task_settings == {"scoring": "answers"}
@@ -111,7 +111,7 @@ def test_a_round_of_questions_is_learned_by_the_flow_and_answered(home: Path) ->
     assert told["entropy"][0] <= np.log(2) + 1e-9
 
 
-def texts(author: str, verbs: Callable[[int], str], rows: int = 24) -> pd.DataFrame:
+def texts(author: str, verbs: Callable[[int], str], rows: int = 16) -> pd.DataFrame:
     things = ("the sea", "a garden", "the night", "old letters", "rain", "the market")
     return pd.DataFrame(
         {"text": [f"{author} {verbs(i)} {things[i % 6]} on day {i}." for i in range(rows)]}
