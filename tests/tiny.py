@@ -7,6 +7,7 @@ that attention is not flat and a mistake anywhere shows in the output.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -153,6 +154,12 @@ def cousin(kind: str) -> PreTrainedModel:
     return seeded(AutoModel.from_config, AutoConfig.for_model(kind, **options))
 
 
+def of_kind(kind: str) -> PreTrainedModel:
+    """Return a model of any architecture that is listed."""
+    builds = FAMILIES | {"deberta-v2": deberta}
+    return builds[kind]() if kind in builds else cousin(kind)
+
+
 def tokenizer(eos: bool = False) -> PreTrainedTokenizerFast:
     """Return a word-level tokenizer of VOCAB words w4 … w63; with `eos`, one without padding."""
     words = {"[UNK]": 0, "[PAD]": PAD, "[BOS]": 2, "[EOS]": 3}
@@ -161,6 +168,13 @@ def tokenizer(eos: bool = False) -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = Whitespace()
     special = {"eos_token": "[EOS]"} if eos else {"pad_token": "[PAD]"}
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", **special)
+
+
+def saved(folder: Path, family: str = "bert") -> Path:
+    """Save a model and its tokenizer, as a stream file names a base, and return where."""
+    FAMILIES[family]().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
 
 
 def base(family: str = "bert", layers: int = 2) -> LoadedBase:

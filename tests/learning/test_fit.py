@@ -253,6 +253,23 @@ def test_blob_draws_anew_for_each_example_and_bh_peft_once_a_minibatch(tmp_path:
     assert seen == {"bh_peft": {None}, "blob": {8}}
 
 
+@pytest.mark.parametrize("estimator", ["shared", "per_example", "flipout"])
+def test_blob_learns_a_and_its_sigma_under_every_estimator(tmp_path: Path, estimator: str) -> None:
+    """A is Gaussian and B a point that starts at zero: both learn, and so does σ."""
+    lesson = problems.lesson(
+        tmp_path, variant=replace(BLOB, estimator=estimator), epochs=24, learning_rate=3e-2,
+        rho_learning_rate=2e-3, kl_learning_rate=7e-3,
+    )  # fmt: skip
+    found = learned(lesson)
+    assert training_nll(lesson, found.state) < 0.6 * training_nll(lesson, lesson.start)
+    before, after = lesson.start, found.state
+    assert {name.rsplit(".", 1)[-1] for name in after.posterior.shapes} == {"a"}
+    assert {n.rsplit(".", 1)[-1] for n in after.point if "lora" in n} == {"b"}
+    assert not any(before.point[name].any() for name in before.point if "lora" in name)
+    assert all(after.point[name].any() for name in after.point if "lora" in name)
+    assert (after.posterior.rho != before.posterior.rho).double().mean() > 0.9
+
+
 def test_blobs_kl_is_a_step_of_sgd_of_its_own_beside_adam(
     tmp_path: Path, later: AdapterState
 ) -> None:

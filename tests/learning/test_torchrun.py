@@ -33,10 +33,7 @@ METHODS = ("lora", "adapter", "prefix")
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a tiny base on disk, which other processes can load."""
-    folder = tmp_path_factory.mktemp("base")
-    tiny.bert().save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
-    return folder
+    return tiny.saved(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture

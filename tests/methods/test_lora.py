@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bhpeft.errors import UnsupportedModel
-from bhpeft.methods import LoRA, attach, swapped
+from bhpeft.methods import ARCHITECTURES, LoRA, attach, swapped
 from bhpeft.methods.lora import LoRALinear, linear_sizes
 from tests import tiny
 
@@ -43,13 +43,16 @@ def test_lora_equals_the_merged_weight(family):
 
 def test_query_and_value_are_the_default_targets():
     """As in the paper, and named as Hugging Face names them."""
+    built = {kind: tiny.of_kind(kind) for kind in ARCHITECTURES}
     targets = {
-        family: {name.split(".")[1] for name in attach(build(), [LoRA()], tiny.generator())}
-        for family, build in tiny.FAMILIES.items()
+        kind: {name.split(".")[1] for name in attach(model, [LoRA()], tiny.generator())}
+        for kind, model in built.items()
     }
     assert targets["bert"] == targets["roberta"] == {"query", "value"}
     assert targets["distilbert"] == {"q_lin", "v_lin"}
     assert targets["llama"] == {"q_proj", "v_proj"}
+    assert targets["qwen2"] == targets["qwen3"] == targets["mistral"] == targets["llama"]
+    assert targets["deberta-v2"] == {"query_proj", "value_proj"}
     assert targets["modernbert"] == {"Wqkv"}
     assert targets["gpt2"] == {"c_attn"}
 

@@ -45,6 +45,25 @@ def test_every_architecture_listed_is_served(kind):
     check_method(Union(names), lambda: tiny.cousin(kind), tiny.minibatch())
 
 
+# What a method asks of a model, as the words of its refusal name it.
+CANNOT = {
+    **{("bitfit", kind): "no biases to train" for kind in BIASLESS},
+    ("prefix", "deberta-v2"): "attention",
+}
+
+
+@pytest.mark.parametrize("kind", sorted(ARCHITECTURES))
+def test_a_method_sits_where_the_architecture_has_its_place_or_says_what_it_lacks(kind):
+    """By default and without a setting; docs/methods.md has the table."""
+    for name in METHODS:
+        model = tiny.of_kind(kind)
+        if (name, kind) not in CANNOT:
+            assert attach(model, [method(name)], tiny.generator()).shapes
+            continue
+        with pytest.raises(UnsupportedModel, match=CANNOT[name, kind]):
+            attach(model, [method(name)], tiny.generator())
+
+
 class Union:
     """Several methods as one."""
 

@@ -70,6 +70,18 @@ def test_every_rows_noise_is_standard_normal(q: MeanField, name: str) -> None:
         torch.testing.assert_close(moment, torch.full_like(moment, expected), atol=0.1, rtol=0.0)
 
 
+@pytest.mark.parametrize(("name", "shared"), [("per_example", 0.0), ("flipout", 1.0)])
+def test_rows_draw_their_own_magnitudes_or_flip_those_of_one(
+    q: MeanField, name: str, shared: float
+) -> None:
+    """Exact draws are independent between rows; flipout's differ in their signs only."""
+    source = Generator().manual_seed(6)
+    pairs = [ESTIMATORS[name](q, source, 2).abs() for _ in range(400)]
+    one, other = torch.stack(pairs, 1).flatten(1)
+    found = torch.corrcoef(torch.stack([one, other]))[0, 1]
+    assert float(found) == pytest.approx(shared, abs=0.05)
+
+
 def test_the_mean_draws_nothing(q: MeanField) -> None:
     """MAP is the variational mean without its noise."""
     noise = ESTIMATORS["mean"](q, Generator().manual_seed(4), ROWS)

@@ -18,19 +18,28 @@ from bhpeft.rounds import learn, pending
 from bhpeft.rounds import population as module
 from bhpeft.rounds.population import follow, group_registry, roll_back_population
 from bhpeft.rounds.rebuild import replay
+from tests import tiny
 from tests.rounds.conftest import NEVER, Chain, Steps, begin
 
 Pair = tuple[Chain, Chain]
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny encoder: what is tried is who hears of which posterior, not how well it reads."""
+    return tiny.saved(tmp_path_factory.mktemp("base"))
+
+
 @pytest.fixture
-def pair(registry: Registry, tmp_path: Path, request: pytest.FixtureRequest) -> Pair:
+def pair(registry: Registry, tmp_path: Path, base: Path, request: pytest.FixtureRequest) -> Pair:
     """Two streams of one group of the test's own."""
     name = f"g-{crc32(request.node.name.encode()):x}"
     found = []
     for letter in "ab":
         (tmp_path / letter).mkdir()
         chain = begin(registry, tmp_path / letter, f"{name}-{letter}")
+        small = chain.stream.model.model_copy(update={"base": str(base), "max_length": 16})
+        chain = chain.changed(model=small)
         found.append(chain.with_learning(variant="bora", group=name, forgetting=0.5))
     return found[0], found[1]
 
@@ -58,7 +67,7 @@ def made_of(chain: Chain, number: int | None = None) -> list[str]:
 
 
 def promoted(chain: Chain, batch: str, day: int = 0) -> int:
-    outcome = chain.learn(chain.deliver(batch, day=day, rows=60))
+    outcome = chain.learn(chain.deliver(batch, day=day, rows=40))
     assert outcome.decision == "promoted"
     assert outcome.version is not None
     return outcome.version
@@ -105,7 +114,7 @@ def test_what_was_not_promoted_says_nothing_to_it(pair: Pair) -> None:
     one, _ = pair
     promoted(one, "a1")
     refusing = one.with_gates(NEVER)
-    assert refusing.learn(refusing.deliver("a2", day=1, rows=60)).decision == "refused"
+    assert refusing.learn(refusing.deliver("a2", day=1, rows=40)).decision == "refused"
     assert made_of(one) == ["a1"]
     assert len(one.registry.versions(population_name(group(one)))) == 1
 
@@ -114,7 +123,7 @@ def test_a_crash_before_it_followed_is_mended_by_the_next_round_of_any_stream(pa
     """The champion had moved and the population had not been told."""
     one, other = pair
     with pytest.raises(RuntimeError, match="died before follow_champions"):
-        one.learn(one.deliver("a1", rows=60), Steps(stop="follow_champions"))
+        one.learn(one.deliver("a1", rows=40), Steps(stop="follow_champions"))
     assert one.champion is not None
     assert current(one) is None
     promoted(other, "b1")
@@ -136,7 +145,7 @@ def test_a_crash_between_entry_and_alias_is_finished_by_whoever_looks_next(
 
         patch.setattr(Registry, "promote", dies)
         with pytest.raises(KeyboardInterrupt):
-            one.learn(one.deliver("a1", rows=60))
+            one.learn(one.deliver("a1", rows=40))
     assert current(one) is None
     found = follow(group(one), one.registry, tmp_path, by="a test")
     assert found is not None
@@ -151,7 +160,7 @@ def test_two_that_follow_at_once_end_as_one_would(
     one, other = pair
     promoted(one, "a1")
     with pytest.raises(RuntimeError):
-        other.learn(other.deliver("b1", rows=60), Steps(stop="follow_champions"))
+        other.learn(other.deliver("b1", rows=40), Steps(stop="follow_champions"))
     computes: Callable[..., Any] = module.population_of
     calls: list[int] = []
 
@@ -183,7 +192,7 @@ def test_a_stream_in_other_coordinates_is_refused_before_it_trains(
     strange = other.with_learning(**change)
     trains = Steps(stop="train_candidate", problem=AssertionError("it trains"))
     with pytest.raises(StateError, match=said):
-        strange.learn(strange.deliver("b1", rows=60), trains)
+        strange.learn(strange.deliver("b1", rows=40), trains)
     assert (strange.waiting, strange.champion, made_of(one)) == (["b1"], None, ["a1"])
 
 

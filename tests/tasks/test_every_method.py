@@ -14,7 +14,7 @@ from bhpeft.learning.lesson import Lesson
 from bhpeft.learning.plan import Plan
 from bhpeft.learning.predict import Predictor
 from bhpeft.learning.state import AdapterState
-from bhpeft.learning.variants import BH_PEFT
+from bhpeft.learning.variants import BH_PEFT, IVON, MC_DROPOUT, Variant
 from bhpeft.methods import METHODS, method
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.tokens import TokenTable
@@ -50,6 +50,29 @@ def test_it_trains_saves_loads_and_predicts(
 ) -> None:
     """Three steps move every weight that has a gradient; what is loaded says the same."""
     variant = BH_PEFT if gaussian else BH_PEFT.point()
+    learned = _learned(name, family, kind, variant, tmp_path)
+    assert bool(learned.posterior.size) == gaussian
+
+
+@pytest.mark.parametrize("variant", [IVON, MC_DROPOUT], ids=lambda variant: variant.name)
+@pytest.mark.parametrize(("name", "family"), [case[:2] for case in CASES if "class" in case[2]])
+def test_so_it_does_under_another_optimiser_and_with_masks_for_draws(
+    name: str, family: str, variant: Variant, tmp_path: Path
+) -> None:
+    """Each method alone: in a union another one's weights would hide that one's do not move.
+
+    Whatever the draws are made of, they disagree: a method without inputs to leave out has the
+    head's.
+    """
+    learned = _learned(name, family, "classification", variant, tmp_path)
+    assert bool(learned.posterior.size) == (variant is IVON)
+    model = _model(family, learned.spec)
+    said = Predictor(model, learned).probabilities(problems.texts(6), 4)
+    assert said.shape[0] == 4
+    assert float(said.std(axis=0).max()) > 1e-6
+
+
+def _learned(name: str, family: str, kind: str, variant: Variant, folder: Path) -> AdapterState:
     settings = problems.SETTINGS.get(name, {})
     texts = problems.texts(12)
     chosen = task(kind)
@@ -63,22 +86,23 @@ def test_it_trains_saves_loads_and_predicts(
     model = _model(family, spec)
     start = first_state(model, spec, variant, texts[:4], tiny.generator())
     chunk = (texts, answers.tolist(), list(range(12)))
-    table = TokenTable.build([chunk], tiny.tokenizer(), 16, tmp_path, kind, numbers=numbers)
-    plan = Plan(epochs=1, max_epochs=60, batch_size=4, learning_rate=1e-2, rho_learning_rate=2.0)
+    table = TokenTable.build([chunk], tiny.tokenizer(), 16, folder, kind, numbers=numbers)
+    rate = 0.5 if variant is IVON else 2.0
+    plan = Plan(epochs=1, max_epochs=60, batch_size=4, learning_rate=1e-2, rho_learning_rate=rate)
     lesson = Lesson(
         model, start, start.prior, table, plan, variant, first=True, predicted=spec.predicted
     )
     learned = fit(lesson, tiny.generator(1)).state
-    assert bool(learned.posterior.size) == gaussian
     moved = [not (learned.point[n] == start.point[n]).all() for n in start.point]
     moved.append(bool((learned.posterior.mean != start.posterior.mean).any()))
     assert any(moved)
-    again = AdapterState.load(learned.save(tmp_path / "state"))
+    again = AdapterState.load(learned.save(folder / "state"))
     assert again.spec == learned.spec
     frames = [Predictor(_model(family, spec), state).predict(texts) for state in (learned, again)]
     assert frames[0].equals(frames[1])
     assert list(frames[0].columns) == list(chosen.answers)
     assert len(frames[0]) == 12
+    return learned
 
 
 def _model(family: str, spec: problems.Spec) -> AdaptedModel:
