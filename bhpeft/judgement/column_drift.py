@@ -180,7 +180,11 @@ ANSWER_COLUMNS: Mapping[str, Mapping[str, DriftColumn]] = {
         "prediction": DriftColumn("wasserstein", 0.25),
         "uncertainty": DriftColumn("wasserstein", 0.25),
     },
-    "": {"uncertainty": DriftColumn("wasserstein", 0.25)},
+    "": {
+        "nll": DriftColumn("wasserstein", 0.25),
+        "uncertainty": DriftColumn("wasserstein", 0.25),
+        "tokens": DriftColumn("wasserstein", 0.25),
+    },
 }
 TEXT_COLUMNS: Mapping[str, DriftColumn] = {
     "text_length": DriftColumn("wasserstein", 0.25),

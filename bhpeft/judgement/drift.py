@@ -31,8 +31,6 @@ from bhpeft.judgement.column_drift import (
     resplit,
 )
 from bhpeft.judgement.drift_columns import DriftTable, drift_frame
-from bhpeft.tasks.categorical import marginal
-from bhpeft.tasks.metrics import brier, ece, ece_null, nll
 
 __all__ = [
     "DEFAULT_COLUMNS",
@@ -45,8 +43,9 @@ __all__ = [
 ]
 
 Frames = tuple[pd.DataFrame, pd.DataFrame]
+# Of each text, where the champion is a language model: how likely it finds it.
+LIKELIHOOD = "nll"
 TEXT_STATISTICS = ("text_length", "word_count", "non_letter_share")
-TITLES = {"ece": "Expected calibration error", "brier": "Brier score", "nll": "NLL (nats)"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,8 @@ class DriftRule:
         decisive: columns of which one alone is enough.
         extreme_labels: total variation of the label shares from which drift is extreme.
         extreme_answer: shift of numerical answers, in reference standard deviations, likewise.
-        extreme_text: shift of a text statistic, in reference standard deviations, likewise.
+        extreme_text: shift of a text statistic, or of how well a language model that was trained
+            on such texts predicts them, in reference standard deviations, likewise.
     """
 
     share: float = 1 / 3
@@ -87,7 +87,8 @@ class DriftReport:
         drifted, extreme: the two answers; None where nothing could be evaluated.
         reasons: one line for each thing that made the drift extreme.
         label_variation: total variation distance of the label shares, or None.
-        calibration: the champion's "ece", "brier" and "nll"; empty where they cannot be had.
+        calibration: the champion's figures that its task has watched, such as "ece", "brier" and
+            "nll"; empty where they cannot be had.
         json: Evidently's report as plain data.
     """
 
@@ -125,6 +126,7 @@ def drift_report(
     columns: Mapping[str, DriftColumn] = DEFAULT_COLUMNS,
     *,
     rule: DriftRule | None = None,
+    known: np.ndarray | None = None,
     seed: int = 0,
 ) -> DriftReport:
     """Judge every column, apply the rule, and build one Evidently report of it all.
@@ -134,6 +136,7 @@ def drift_report(
         reference: what the champion learned; probabilities of both come from the champion.
         columns: how each column is judged.
         rule: when columns add up to drift; `DriftRule()` by default.
+        known: what the task's baseline knows, for the limits of the champion's figures.
         seed: of re-splittings and calibrated null, so that the same tables give one report.
 
     Raises:
@@ -147,8 +150,9 @@ def drift_report(
         else judge_column(name, column, frames, rng)
         for name, column in columns.items()
     }
-    calibration = _calibration(current, reference, rng)
-    run = _snapshot_of(judged, columns, frames, calibration)
+    calibration = _calibration(current, reference, known, rng)
+    titles = current.judged.figures.watched if calibration and current.judged else {}
+    run = _snapshot_of(judged, columns, frames, calibration, titles)
     share, drifted = _drifted(judged, rule)
     numerical = "label" in columns and columns["label"].kind == "numerical"
     look = _extreme_numbers if numerical else _extreme
@@ -173,7 +177,8 @@ def _extreme(
     frames: Frames, rule: DriftRule, rng: np.random.Generator
 ) -> tuple[float | None, bool | None, tuple[str, ...]]:
     """Return the label variation, whether drift is extreme, and why."""
-    reasons, seen = _extreme_shifts(frames, dict.fromkeys(TEXT_STATISTICS, rule.extreme_text))
+    told = (*TEXT_STATISTICS, LIKELIHOOD)
+    reasons, seen = _extreme_shifts(frames, dict.fromkeys(told, rule.extreme_text))
     try:
         pair = pair_of("label", "categorical", frames)
     except ValueError:  # judge_column has already said why this column is not evaluable
@@ -207,7 +212,7 @@ def _extreme_shifts(frames: Frames, limits: Mapping[str, float]) -> tuple[list[s
             continue  # judge_column has already said why this column is not evaluable
         seen = True
         if moved >= limit:
-            told = {"label": "the answers"}.get(name, name)
+            told = {"label": "the answers", LIKELIHOOD: "the NLL of a token"}.get(name, name)
             reasons.append(
                 f"{told} moved by {moved:.1f} reference standard deviations, limit {limit:g}"
             )
@@ -225,28 +230,30 @@ def _standardised_shift(current: pd.Series, reference: pd.Series) -> float:
 
 
 def _calibration(
-    current: DriftTable, reference: DriftTable, rng: np.random.Generator
+    current: DriftTable,
+    reference: DriftTable,
+    known: np.ndarray | None,
+    rng: np.random.Generator,
 ) -> dict[str, ChampionScore]:
-    """Return the champion's calibration on the new batch, on its memory, and the limit for each.
+    """Return the champion's watched figures on the new batch, on its memory, and their limits.
 
-    ECE's limit is the top of its calibrated null; Brier and NLL must beat knowing only the label
-    shares. Empty where the labels' order or the probabilities are not known.
+    The limit of the calibration error is the top of its calibrated null; the others must beat the
+    task's baseline. Empty where the answers or what the champion says of them are not known.
     """
-    mean, labels = current.probabilities, current.label_index
-    if mean is None or labels is None or not np.isfinite(mean).all():
+    new, old = current.judged, reference.judged
+    if new is None:
         return {}
-    limits = {"ece": ece_null(mean, rng=rng)[1]}
-    ignorant = marginal(labels, mean.shape[1]).mean
-    limits |= {"brier": brier(ignorant, labels), "nll": nll(ignorant, labels)}
-    old, old_labels = reference.probabilities, reference.label_index
-    known = old is not None and old_labels is not None and bool(np.isfinite(old).all())
+    figures, told = new.figures, new.quality(rng)
+    before = None if old is None else old.quality(rng)
+    ignorant = new.baseline(known).quality(rng)
+    error = figures.calibration[0] if figures.calibration else ""
     return {
         name: ChampionScore(
-            metric(mean, labels),
-            metric(old, old_labels) if known else None,  # type: ignore[arg-type]
-            limits[name],
+            getattr(told, name),
+            None if before is None else getattr(before, name),
+            getattr(told, f"{name}_null_high") if name == error else getattr(ignorant, name),
         )
-        for name, metric in (("ece", ece), ("brier", brier), ("nll", nll))
+        for name in figures.watched
     }
 
 
@@ -255,6 +262,7 @@ def _snapshot_of(
     columns: Mapping[str, DriftColumn],
     frames: Frames,
     calibration: Mapping[str, ChampionScore],
+    titles: Mapping[str, str],
 ) -> Any:
     from bhpeft.judgement.evidently_report import Shown, snapshot
 
@@ -269,7 +277,7 @@ def _snapshot_of(
             pairs[name] = pair_of(name, found.kind, frames)
             told[name] = (found.kind, found.method, found.threshold)
     for name, score in calibration.items():
-        shown.append(Shown(TITLES[name], score.value, score.reference, score.limit))
+        shown.append(Shown(titles[name], score.value, score.reference, score.limit))
     return snapshot(
         {name: pair[0] for name, pair in pairs.items()},
         {name: pair[1] for name, pair in pairs.items()},

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from bhpeft.tasks import Scored
+from bhpeft.tasks.categorical import Categorical
+
 
 @dataclass(frozen=True, eq=False)
 class DriftTable:
@@ -23,6 +26,8 @@ class DriftTable:
         embeddings: (N, d) base-model embeddings of the texts, or None.
         labels: names of the C columns of `probabilities`, in order; needed for calibration.
         predictions: columns (N,) of what the champion predicts where that is no probabilities.
+        scored: the champion on these rows, whose calibration is shown; without it that is taken
+            from probabilities and labels.
     """
 
     rows: pd.DataFrame
@@ -30,6 +35,7 @@ class DriftTable:
     embeddings: np.ndarray | None = None
     labels: tuple[str, ...] = ()
     predictions: Mapping[str, np.ndarray] = field(default_factory=dict)
+    scored: Scored | None = None
 
     def __post_init__(self) -> None:
         """Refuse arrays of another length than the rows.
@@ -49,6 +55,14 @@ class DriftTable:
         position = {name: k for k, name in enumerate(self.labels)}
         found = [position.get(str(label), -1) for label in self.rows["label"]]
         return None if -1 in found or not found else np.array(found)
+
+    @property
+    def judged(self) -> Scored | None:
+        """Return the champion on these rows, or None where rows or numbers are missing."""
+        labels, known = self.label_index, self.scored
+        if known is None and self.probabilities is not None and labels is not None:
+            known = Categorical(self.probabilities[None], labels)
+        return known if known is not None and known.rows and known.finite else None
 
 
 def drift_frame(table: DriftTable) -> pd.DataFrame:

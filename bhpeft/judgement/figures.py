@@ -1,4 +1,4 @@
-"""Draw a round: reliability, rejection, drift, training, posterior shift, regression sets.
+"""Draw a round: reliability, rejection, texts, drift, training, posterior shift, regression sets.
 
 Figures are plain `matplotlib.figure.Figure` objects drawn by Agg: no pyplot, so no window, no
 global state, and safe in a server's threads. Only what the report has data for is drawn.
@@ -7,6 +7,7 @@ global state, and safe in a server's threads. Only what the report has data for 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import exp
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -17,10 +18,15 @@ from bhpeft.judgement.quality import SetReport
 from bhpeft.judgement.report import RoundReport
 from bhpeft.tasks import Quality
 from bhpeft.tasks.metrics import BINS
+from bhpeft.tasks.scored import ReliabilityBin
 
 CANDIDATE, REFERENCE, ALARM = "#1f5fbf", "#9a9a9a", "#c8452c"
 _INK, _GRID = "#2b2b2b", "#e4e4e4"
 _DRIFT_AXIS = 4.0
+# Bars that stand where the rows are, and not side by side, are thin ones.
+_BARS_ACROSS = 80
+# exp of more is no float64.
+_MOST_NATS = 700.0
 
 
 def figures(report: RoundReport, training: Sequence[Mapping[str, float]] = ()) -> dict[str, Figure]:
@@ -35,6 +41,8 @@ def figures(report: RoundReport, training: Sequence[Mapping[str, float]] = ()) -
         drawn["reliability"] = reliability(report.holdout)
     if report.holdout.candidate.rejection:
         drawn["rejection"] = rejection(report.holdout)
+    if report.holdout.candidate.spread:
+        drawn["texts"] = texts(report.holdout)
     if report.drift is not None and report.drift["columns"]:
         drawn["drift"] = drift(report.drift)
     if training:
@@ -54,8 +62,10 @@ def reliability(found: SetReport) -> Figure:
     curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     _dress(curve, f"Reliability on the hold-out ({found.rows} rows)", "", told.happened)
     _dress(counts, "", told.said, "rows")
-    curve.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle="--", label="calibrated")
-    sides = ((found.against, found.reference, REFERENCE), ("candidate", found.candidate, CANDIDATE))
+    sides = _sides(found)
+    low, high = _reach([bar for _, quality, _ in sides for bar in quality.reliability])
+    ends = (0.0, 1.0) if told.probable else (low, high)
+    curve.plot(ends, ends, color=_INK, linewidth=0.8, linestyle="--", label="calibrated")
     for name, quality, colour in sides:
         bars = quality.reliability
         if not bars:
@@ -68,16 +78,19 @@ def reliability(found: SetReport) -> Figure:
             markersize=5,
             label=f"{name}: {error} {getattr(quality, name_of_error):.3f}",
         )
-        shift_by = 0.25 if name == "candidate" else -0.25
+        width, aside = 0.45 / BINS, 0.25 / BINS if name == "candidate" else -0.25 / BINS
+        if not told.probable:
+            width, aside = (high - low) / _BARS_ACROSS, 0.0
         counts.bar(
-            [(bar.low + bar.high) / 2 + shift_by / BINS for bar in bars],
+            [_middle(bar, told.probable) + aside for bar in bars],
             [bar.rows for bar in bars],
-            width=0.45 / BINS,
+            width=width,
             color=colour,
         )
-    lowest = min(bar.low for _, quality, _ in sides for bar in quality.reliability)
-    curve.set_xlim(max(0.0, lowest - 0.02), 1.02)
-    curve.set_ylim(-0.02, 1.02)
+    if told.probable:
+        lowest = min(bar.low for _, quality, _ in sides for bar in quality.reliability)
+        curve.set_xlim(max(0.0, lowest - 0.02), 1.02)
+        curve.set_ylim(-0.02, 1.02)
     low, high = (getattr(found.candidate, f"{name_of_error}_null_{end}") for end in ("low", "high"))
     curve.plot([], [], " ", label=f"chance range {low:.3f}–{high:.3f}")
     curve.legend(frameon=False, loc="lower right")
@@ -91,16 +104,40 @@ def rejection(found: SetReport) -> Figure:
     told = found.figures.headline.told
     title = f"{told[0].upper()}{told[1:]} when the most uncertain are refused"
     _dress(axes, title, "share of rows refused", told)
-    for name, quality, colour in (
-        (found.against, found.reference, REFERENCE),
-        ("candidate", found.candidate, CANDIDATE),
-    ):
+    for name, quality, colour in _sides(found):
         if quality.rejection:
             shares, kept = zip(*quality.rejection, strict=True)
             axes.plot(shares, kept, color=colour, linewidth=2, label=_at_rejection(name, quality))
     axes.axvline(0.2, color=_INK, linewidth=0.8, linestyle=":")
     axes.set_xlim(0.0, 0.9)
     axes.legend(frameon=False, loc="best")
+    return figure
+
+
+def texts(found: SetReport) -> Figure:
+    """Draw how a token's NLL is spread over the texts, and perplexity by their length."""
+    figure = _figure(9.6, 4.4)
+    spread, lengths = figure.subplots(1, 2)
+    figure.subplots_adjust(wspace=0.24)
+    _dress(spread, f"Text by text ({found.rows} rows)", "share of texts below", "NLL a token, nats")
+    _dress(lengths, "By length", "tokens of a text", "perplexity")
+    for name, quality, colour in _sides(found):
+        if not quality.spread:
+            continue
+        shares, values = zip(*quality.spread, strict=True)
+        told = f"{name}: perplexity {exp(min(quality.nll, _MOST_NATS)):,.1f}"
+        spread.plot(shares, values, color=colour, linewidth=2, label=told)
+        lengths.plot(
+            [part.tokens / part.rows for part in quality.lengths],
+            [exp(min(part.nll, _MOST_NATS)) for part in quality.lengths],
+            color=colour,
+            marker="o",
+            markersize=5,
+        )
+    spread.set_xlim(0.0, 1.0)
+    spread.set_ylim(bottom=0.0)
+    spread.legend(frameon=False, loc="best")
+    lengths.set_ylim(bottom=1.0)
     return figure
 
 
@@ -168,7 +205,7 @@ def regression(sets: Sequence[SetReport]) -> Figure:
     """Draw headline and NLL of both models on each frozen regression set."""
     known = [found for found in reversed(sets) if found.differences]
     headline = known[0].figures.headline
-    shown = {headline.name: headline.told} | {"nll": "NLL"}
+    shown = {headline.name: "", "nll": "NLL"} | {headline.name: headline.told}
     names = [f"{found.name} ({found.rows})" for found in known]
     figure = _figure(9.0, 1.8 + 0.5 * len(known), left=_beside(names), top=0.7)
     figure.suptitle("What was learned before", x=0.02, ha="left", fontweight="bold", color=_INK)
@@ -193,6 +230,25 @@ def regression(sets: Sequence[SetReport]) -> Figure:
         axes.scatter([], [], s=55, color=colour, label=name)
     figure.legend(frameon=False, loc="upper right", ncols=2)
     return figure
+
+
+def _sides(found: SetReport) -> tuple[tuple[str, Quality, str], ...]:
+    """Return what is compared: its name, its figures, its colour."""
+    return (
+        (found.against, found.reference, REFERENCE),
+        ("candidate", found.candidate, CANDIDATE),
+    )
+
+
+def _reach(bars: Sequence[ReliabilityBin]) -> tuple[float, float]:
+    """Return the smallest and the largest number that was said or happened."""
+    both = [value for bar in bars for value in (bar.confidence, bar.accuracy)]
+    return min(both), max(both)
+
+
+def _middle(bar: ReliabilityBin, probable: bool) -> float:
+    """Return where a bar stands: in the middle of its bounds, or on what was said in it."""
+    return (bar.low + bar.high) / 2 if probable else bar.confidence
 
 
 def _figure(

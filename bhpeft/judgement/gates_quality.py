@@ -142,6 +142,9 @@ def calibration(
     difference. Below the range is fine. In the first round `cap` takes the champion's place: the
     baseline knows nothing and is therefore perfectly calibrated, which makes it no yardstick.
     `cap` also holds absolutely from `cap_rows` rows up, where ECE is no longer mostly noise.
+
+    An error in nats, a language model's, has no cap that would fit every kind of text. There the
+    baseline is the base model itself, which has an error to compare with in the first round too.
     """
     error = report.holdout.figures.calibration
     if error is None:
@@ -152,14 +155,16 @@ def calibration(
     found = report.holdout
     figure, said = error
     value, null = (getattr(found.candidate, name) for name in (figure, f"{figure}_null_high"))
-    champion = getattr(found.reference, figure) + sds * found.differences[figure].sd
-    other = cap if report.first else champion
+    reference = getattr(found.reference, figure) + sds * found.differences[figure].sd
+    capped = found.figures.probable
+    first = report.first and capped
+    other = cap if first else reference
     limit = max(null, other)
-    told = "first-round cap" if report.first else "champion's plus its sd"
+    told = "first-round cap" if first else f"{found.against}'s plus its sd"
     reason = (
         f"{said} {value:.3f} on {found.rows} rows; chance allows {null:.3f}, {told} {other:.3f}"
     )
-    if found.rows >= cap_rows and cap < limit:
+    if capped and found.rows >= cap_rows and cap < limit:
         limit, reason = cap, f"{reason}; from {cap_rows:g} rows up at most {cap:g}"
     return at_most("calibration", value, limit, reason)
 

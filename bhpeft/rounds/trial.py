@@ -94,7 +94,8 @@ def put_to_trial(
     theirs = None if reigning is None else said_of(reigning, rows, contract, options, counter)
     vectors = candidate.embeddings(asked)
     known = _known(memory, candidate, contract, counter)
-    drift = _drift(stream, candidate.task, intake, theirs, vectors, memory)
+    baseline = candidate.base_says(asked) if candidate.task.against_base else intake.known
+    drift = _drift(stream, candidate.task, intake, theirs, vectors, memory, baseline)
     evidence = Evidence(
         labels=intake.contract.labels,
         holdout=_comparison(candidate.task, NEW, rows, targets, mine, theirs),
@@ -106,7 +107,7 @@ def put_to_trial(
             "seconds": trained.fitted.seconds,
             **_cost(candidate, reigning, asked),
         },
-        known=candidate.base_says(asked) if candidate.task.against_base else intake.known,
+        known=baseline,
         fidelity=answering.fidelity,
     )
     report = build_report(evidence, seed=stream.learning.seed)
@@ -202,6 +203,7 @@ def _drift(
     champion: np.ndarray | None,
     vectors: np.ndarray,
     memory: Memory | None,
+    baseline: np.ndarray | None,
 ) -> DriftReport | None:
     """Compare the new hold-out with what the chain knows, both as the champion sees them."""
     if memory is None or champion is None:
@@ -215,15 +217,21 @@ def _drift(
         )
 
     def table(rows: pd.DataFrame, said: np.ndarray, embeddings: np.ndarray) -> DriftTable:
-        seen = predicted.scored(said, targets_of(predicted, rows, contract)).seen(contract.labels)
+        scored = predicted.scored(said, targets_of(predicted, rows, contract))
         rows = rows.drop(columns=BATCH, errors="ignore")
         names = {contract.text: "text", contract.label: "label"}
-        return DriftTable(rows.rename(columns=names), embeddings=embeddings, **seen)
+        return DriftTable(
+            rows.rename(columns=names),
+            embeddings=embeddings,
+            scored=scored,
+            **scored.seen(contract.labels),
+        )
 
     return drift_report(
         table(intake.holdout, champion, vectors),
         table(memory.rows, memory.probabilities, memory.embeddings),
         columns,
+        known=baseline,
     )
 
 

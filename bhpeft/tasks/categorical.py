@@ -26,7 +26,7 @@ from bhpeft.tasks.metrics import (
     rejection_curve,
     reliability_table,
 )
-from bhpeft.tasks.scored import REJECTED, Figures, Headline, ReliabilityBin
+from bhpeft.tasks.scored import REJECTED, Figures, Headline, LengthBin, ReliabilityBin
 
 _NAN = float("nan")
 
@@ -37,6 +37,7 @@ FIGURES = Figures(
     rejected="accuracy_at_rejection",
     said="confidence in the top label",
     happened="accuracy",
+    watched={"ece": "Expected calibration error", "brier": "Brier score", "nll": "NLL (nats)"},
 )
 
 
@@ -51,6 +52,7 @@ class ClassQuality:
         entropy, mutual_information: means over rows, in nats.
         reliability: the bars of the reliability diagram.
         rejection: (share refused, accuracy of the rest).
+        spread, lengths: empty.
     """
 
     figures: ClassVar[Figures] = FIGURES
@@ -66,6 +68,8 @@ class ClassQuality:
     mutual_information: float = _NAN
     reliability: tuple[ReliabilityBin, ...] = ()
     rejection: tuple[tuple[float, float], ...] = ()
+    spread: tuple[tuple[float, float], ...] = ()
+    lengths: tuple[LengthBin, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bhpeft.tasks.metrics import by_entropy, kept_accuracy, kept_curve
-from bhpeft.tasks.scored import REJECTED, Figures, Headline, ReliabilityBin
+from bhpeft.tasks.scored import REJECTED, Figures, Headline, LengthBin, ReliabilityBin
 
 _NAN = float("nan")
 
@@ -44,6 +44,7 @@ FIGURES = Figures(
     said="level of the quantile",
     happened="share of answers below it",
     answer="numerical",
+    watched={"calibration_error": "Calibration error", "rmse": "RMSE", "nll": "NLL (nats)"},
 )
 
 
@@ -63,6 +64,7 @@ class NumberQuality:
         aleatoric_std, epistemic_std: root of the mean over rows of either part of the variance.
         reliability: share of answers below the quantiles, by level.
         rejection: (share refused, RMSE of the rest).
+        spread, lengths: empty.
     """
 
     figures: ClassVar[Figures] = FIGURES
@@ -81,6 +83,8 @@ class NumberQuality:
     epistemic_std: float = _NAN
     reliability: tuple[ReliabilityBin, ...] = ()
     rejection: tuple[tuple[float, float], ...] = ()
+    spread: tuple[tuple[float, float], ...] = ()
+    lengths: tuple[LengthBin, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

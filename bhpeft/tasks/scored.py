@@ -7,7 +7,7 @@ one model's draws on rows whose answers are known; what the draws are is its tas
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,6 +61,23 @@ class ReliabilityBin:
 
 
 @dataclass(frozen=True)
+class LengthBin:
+    """Texts of about one length, and how well they are predicted.
+
+    Attributes:
+        low, high: tokens of the shortest and the longest of them.
+        rows, tokens: how many they are, and how many tokens they have in all.
+        nll: of a token, in nats.
+    """
+
+    low: float
+    high: float
+    rows: int
+    tokens: float
+    nll: float
+
+
+@dataclass(frozen=True)
 class Figures:
     """Which of a quality's figures play which part in reports and gates.
 
@@ -71,7 +88,11 @@ class Figures:
             under perfect calibration is in the figures `<name>_null_low` and `<name>_null_high`.
         rejected: the headline when the 20 % most uncertain rows are refused.
         said, happened: what the axes of the reliability diagram show.
-        answer: what an answer is to a drift report: "categorical", "numerical", or "" for none.
+        probable: whether both axes are shares between 0 and 1; else they are nats, and what an
+            error may be at most is not known beforehand.
+        answer: what an answer is to a drift report: "categorical", "numerical", or "" where a row
+            is its own.
+        watched: the figures of the champion that a drift report shows, each with its title.
     """
 
     headline: Headline
@@ -80,7 +101,9 @@ class Figures:
     rejected: str = ""
     said: str = ""
     happened: str = ""
+    probable: bool = True
     answer: str = "categorical"
+    watched: Mapping[str, str] = field(default_factory=dict)
 
 
 class Quality(Protocol):
@@ -91,6 +114,8 @@ class Quality(Protocol):
         nll: mean negative log-likelihood.
         reliability: the bars of the reliability diagram.
         rejection: (share refused, headline of the rest).
+        spread: (share of rows, NLL that they stay below), where rows are told apart by it.
+        lengths: the same rows by their length, where they have one.
     """
 
     @property
@@ -101,6 +126,10 @@ class Quality(Protocol):
     def reliability(self) -> tuple[ReliabilityBin, ...]: ...  # noqa: D102
     @property
     def rejection(self) -> tuple[tuple[float, float], ...]: ...  # noqa: D102
+    @property
+    def spread(self) -> tuple[tuple[float, float], ...]: ...  # noqa: D102
+    @property
+    def lengths(self) -> tuple[LengthBin, ...]: ...  # noqa: D102
 
 
 class Statistics(Protocol):

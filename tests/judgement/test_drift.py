@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 from bhpeft.errors import UnknownName
-from bhpeft.judgement.column_drift import DEFAULT_COLUMNS, DriftColumn
+from bhpeft.judgement.column_drift import DEFAULT_COLUMNS, DriftColumn, default_columns
 from bhpeft.judgement.drift import DriftReport, DriftRule, DriftTable, drift_report
+from bhpeft.tasks.numerical import Numerical
+from bhpeft.tasks.sequences import Texts
 
 WORDS = np.array(
     ["the", "(1999)", "...", "film", "was", "a", "quiet", "joy", "though", "long", "its", "end"]
@@ -245,3 +247,57 @@ def test_the_same_tables_give_the_same_report(reference: DriftTable) -> None:
     current = table(np.random.default_rng(13), 80, words=13)
     first, second = (drift_report(current, reference).as_dict() for _ in range(2))
     assert first == second
+
+
+def spoken(rng: np.random.Generator, rows: int, nll: float) -> DriftTable:
+    """Return texts that a language model reads with about this NLL a token."""
+    words = rng.integers(10, 20, size=rows)
+    said = np.empty((2, rows, 4))
+    said[..., 1] = words + rng.integers(3, size=rows)
+    said[..., 2:] = 3.0
+    said[..., 0] = -said[..., 1] * (nll + 0.3 * rng.normal(size=rows))
+    frame = pd.DataFrame({"text": [" ".join(["word"] * many) for many in words]})
+    scored = Texts(said)
+    return DriftTable(frame, scored=scored, **scored.seen(()))
+
+
+@pytest.mark.parametrize(("nll", "drifted", "extreme"), [(3.0, [], False), (6.0, ["nll"], True)])
+def test_a_language_models_batch_is_compared_by_how_likely_each_text_is(
+    nll: float, drifted: list[str], extreme: bool
+) -> None:
+    """Ten standard deviations of NLL on texts of the same lengths: a person should look."""
+    rng = np.random.default_rng(20)
+    reference, current = spoken(rng, 300, 3.0), spoken(rng, 200, nll)
+    assert isinstance(current.scored, Texts)
+    base = current.scored.said * np.array([1.5, 1.0, 1.0, 1.0])
+    found = drift_report(current, reference, default_columns(""), known=base)
+    assert [name for name, column in found.columns.items() if column.drifted] == drifted
+    assert found.extreme is extreme
+    assert any("the NLL of a token moved by" in reason for reason in found.reasons) is extreme
+    assert found.columns["tokens"].drifted is False
+    assert set(found.calibration) == {"calibration_error", "perplexity", "nll"}
+    score = found.calibration["nll"]
+    assert (score.value, score.reference) == pytest.approx((nll, 3.0), abs=0.1)
+    assert score.limit == pytest.approx(1.5 * score.value)
+    named = {metric["metric_name"] for metric in found.json["metrics"]}
+    for title in ("Perplexity", "NLL (nats a token)", "column=nll,", "column=tokens,"):
+        assert any(title in name for name in named), title
+
+
+def test_the_champions_figures_are_those_of_its_task() -> None:
+    """Ratings: RMSE must beat the mean rating's, quantiles hold what they say."""
+    rng = np.random.default_rng(21)
+    answers = rng.normal(size=200)
+    said = np.stack([answers + 0.3 * rng.normal(size=200), np.full(200, 0.3)], -1)[None]
+    table = DriftTable(
+        pd.DataFrame({"text": ["a text"] * 200, "label": answers}),
+        scored=Numerical(said, answers),
+        **Numerical(said, answers).seen(()),
+    )
+    scores = drift_report(
+        table, table, default_columns("numerical"), known=np.array([0.0, 1.0])
+    ).calibration
+    assert set(scores) == {"calibration_error", "rmse", "nll"}
+    assert scores["rmse"].limit == pytest.approx(np.sqrt((answers**2).mean()))
+    assert scores["rmse"].value < 0.4
+    assert scores["calibration_error"].value <= scores["calibration_error"].limit

@@ -7,14 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bhpeft.errors import StreamFileError, UnknownName
 from bhpeft.judgement.conformance import check_gate, example_reports
 from bhpeft.judgement.gates import GATES, HEADLINES, Settings, check_settings, decide
 from bhpeft.judgement.report import Evidence, RoundReport, build_report
+from bhpeft.judgement.scored import Comparison
 from bhpeft.judgement.verdict import Verdict
 from bhpeft.tasks.categorical import Categorical
+from bhpeft.tasks.sequences import Texts
 from tests.judgement.conftest import compare, read, task
 
 HEALTHY: dict[str, Any] = {
@@ -222,6 +225,37 @@ def test_calibration_is_judged_against_chance_and_champion(rng: np.random.Genera
     assert gate(a_round((honest, sure))).outcome == "pass"
     assert gate(a_round((sure, sure)), cap=0.02, cap_rows=1000).outcome == "fail"
     assert gate(a_round((sure, sure)), cap=0.02).outcome == "pass"
+
+
+def test_a_language_model_is_as_well_calibrated_as_what_it_is_compared_with(
+    rng: np.random.Generator,
+) -> None:
+    """In nats no cap fits every text: in its first round the base model is the yardstick."""
+    said = np.empty((1, 2400, 4))
+    said[..., 1], said[..., 2:] = 20.0, 3.0
+    said[..., 0] = -said[..., 1] * (3.0 + 0.3 * rng.normal(size=2400))
+    honest, sure = Texts(said), Texts(said - np.array([10.0, 0, 0, 0]))
+    surer = Texts(said - np.array([16.0, 0, 0, 0]))
+    gate = GATES["calibration"]
+
+    def of(candidate: Texts, champion: Texts | None, base: Texts | None = None) -> Verdict:
+        known = None if base is None else base.said
+        return gate(build_report(Evidence((), texts(candidate, champion), known=known)))
+
+    def texts(candidate: Texts, champion: Texts | None) -> Comparison:
+        rows = pd.DataFrame({"text": ["some words"] * candidate.rows})
+        return Comparison("holdout", rows, candidate, champion)
+
+    assert of(honest, sure).outcome == "pass"
+    assert of(surer, sure).outcome == "fail"
+    # Half a nat is five times the cap of shares, on more rows than it asks for.
+    assert of(sure, surer).outcome == "pass"
+    assert of(sure, None, base=surer).outcome == "pass"
+    refused = of(sure, None, base=honest)
+    assert refused.outcome == "fail"
+    assert "baseline's plus its sd" in refused.reason
+    worse = build_report(Evidence((), texts(surer, honest)))
+    assert GATES["rejection"](worse).outcome == "fail"
 
 
 def test_the_first_candidate_must_beat_knowing_the_label_shares(rng: np.random.Generator) -> None:

@@ -371,18 +371,27 @@ def test_a_language_model_learns_texts_and_is_judged_by_its_tokens(
     chain = chain.changed(
         task=Predicted(name="causal_lm"),
         model=chain.stream.model.model_copy(update=asked),
+        data=chain.stream.data.model_copy(update={"holdout": 0.4, "memory_rows": 100}),
         gates=LENIENT,
     )
     for batch_id, seed in (("t1", 1), ("t2", 2)):
         frame = pd.DataFrame({"text": problems.texts(140, seed)})
-        outcome = chain.learn(deliver(chain, frame.drop_duplicates(), batch_id), Steps())
+        steps = Steps(figures=batch_id == "t2")
+        outcome = chain.learn(deliver(chain, frame.drop_duplicates(), batch_id), steps)
         assert outcome.decision == "promoted", outcome.reason
         against = "baseline" if batch_id == "t1" else "champion"
         assert np.isfinite(outcome.metrics[f"{against}/perplexity"])
         assert outcome.metrics["holdout/tokens"] > 50
     verdicts = {verdict["gate"]: verdict["outcome"] for verdict in outcome.verdicts}
-    assert verdicts["nll"] == verdicts["forgetting"] == "pass"
-    assert verdicts["calibration"] == verdicts["rejection"] == "not_evaluable"
+    for gate in ("nll", "forgetting", "calibration", "rejection", "drift"):
+        assert verdicts[gate] == "pass", gate
+    drift = steps.results["examine"].drift
+    assert {"nll", "uncertainty", "tokens", "text_length", "embedding"} <= drift.columns.keys()
+    assert drift.columns["nll"].drifted is False
+    assert set(drift.calibration) == {"calibration_error", "perplexity", "nll"}
+    assert drift.calibration["nll"].value == pytest.approx(outcome.metrics["champion/nll"])
+    files = registry.connection.client.list_artifacts(chain.runs[0].info.run_id, "figures")
+    assert "figures/texts.png" in {file.path for file in files}
     assert not {"accuracy", "rmse"} & verdicts.keys()
     assert not any("accuracy" in name for name in outcome.metrics)
     told = registry.load("texts").predict(pd.DataFrame({"text": ["w5 w6 w7"]}))
