@@ -41,13 +41,16 @@ def compared(
         Criterion(f"NLL of {way} − of {default}, nats", gap, 0.0, decides=False)
         for way, gap in gaps.items()
     ]
-    rows = [_row(default, known, sorted(known), known, seconds)]
-    rows += [_row(way, seen[way], pairs, known, seconds) for way, pairs in others.items()]
+    # Absolute figures are of the same rows for every setting.
+    alike = sorted(set(known).intersection(*others.values()))
+    rows = [_row(default, known, sorted(known), known, alike, seconds)]
+    rows += [_row(way, seen[way], pairs, known, alike, seconds) for way, pairs in others.items()]
     columns = [
         "", "accuracy, %", "less the default's, points", "NLL, nats", "less the default's",
         "ECE", *(["CPU seconds of a training"] if seconds else []), "sets × seeds",
     ]  # fmt: skip
     seeds = sorted({seed for pairs in others.values() for _, seed in pairs})
+    title = f"{title}; absolute figures of the {len(alike)} sets × seeds that every row has"
     return Judged(
         criteria, seeds, [Table(title, columns, rows)], (), [_sentence(default, gaps)],
         _verdict(gaps),
@@ -72,16 +75,18 @@ def _row(
     found: Mapping[Pair, Said],
     pairs: Sequence[Pair],
     known: Mapping[Pair, Said],
+    alike: Sequence[Pair],
     seconds: Mapping[str, float] | None,
 ) -> list[str]:
-    whole = pooled([found[pair] for pair in pairs])
+    shown = [found[pair] for pair in alike or pairs]
+    whole = pooled(shown)
     gained, gap = (_gap(found, known, pairs, figure) for figure in (_accuracy, _nll))
     same = found is known
     return [
         f"**{way}**" if same else way,
-        f"{np.mean([_accuracy(found[pair]) for pair in pairs]):.1f}",
+        f"{np.mean([_accuracy(one) for one in shown]):.1f}",
         "" if same else f"{gained.value:+.1f} ({gained.spread})",
-        f"{np.mean([_nll(found[pair]) for pair in pairs]):.3f}",
+        f"{np.mean([_nll(one) for one in shown]):.3f}",
         "" if same else f"{gap.value:+.3f} ({gap.spread})",
         f"{whole.ece(np.ones((1, len(whole.nll))))[0]:.3f}",
         *([f"{seconds[way]:.1f}" if way in seconds else ""] if seconds else []),
