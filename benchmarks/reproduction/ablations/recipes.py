@@ -85,13 +85,14 @@ class Settings:
             way: {pair: Said.of(one["readings"][READ]["test"]) for pair, one in found.items()}
             for way, found in results.items()
         }
+        results = {way: found for way, found in results.items() if found}
+        alike = set.intersection(*(set(found) for found in results.values())) if results else set()
         seconds = {
-            way: float(np.mean([one["seconds"] for one in found.values()]))
+            way: float(np.mean([found[pair]["seconds"] for pair in alike]))
             for way, found in results.items()
-            if found
+            if alike
         }
-        title = f"{', '.join(self.sets)}: {ROWS} training rows, {READ} draws"
-        return compared(seen, self.default, title, seconds)
+        return compared(seen, self.default, f"{ROWS} training rows, {READ} draws", seconds)
 
 
 def _ablation(name: str, title: str, question: str, stands: str, settings: Settings) -> Claim:

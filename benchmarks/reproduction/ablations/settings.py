@@ -28,7 +28,7 @@ def compared(
     Args:
         seen: what each setting said; only pairs that the default has too count.
         default: the setting that is the library's, or the page's `ours`.
-        title: of the table.
+        title: of the table, behind the names of its sets.
         seconds: CPU seconds of a training by setting, where they are known.
     """
     known = seen.get(default, {})
@@ -50,7 +50,8 @@ def compared(
         "ECE", *(["CPU seconds of a training"] if seconds else []), "sets × seeds",
     ]  # fmt: skip
     seeds = sorted({seed for pairs in others.values() for _, seed in pairs})
-    title = f"{title}; absolute figures of the {len(alike)} sets × seeds that every row has"
+    names = ", ".join(dict.fromkeys(name for name, _ in alike))
+    title = f"{names}: {title}; absolute figures of the {len(alike)} sets × seeds all rows have"
     return Judged(
         criteria, seeds, [Table(title, columns, rows)], (), [_sentence(default, gaps)],
         _verdict(gaps),
