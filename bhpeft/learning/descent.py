@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 
 from bhpeft.errors import Diverged
 from bhpeft.learning.fisher import Fisher, one_row_of
-from bhpeft.learning.lesson import Lesson, kl_share
+from bhpeft.learning.lesson import Lesson, kl_share, rate_of_means
 from bhpeft.learning.movement import MOVES, Pace, groups
 from bhpeft.learning.state import AdapterState, layout
 from bhpeft.posterior import MeanField, flatten, unflatten
@@ -239,7 +239,7 @@ class Descent:
     def _note(self, nll: Tensor, steps: int) -> None:
         """Keep a point of the curve where it was computed."""
         known = {"step": self.steps, "of": steps, "scale": self._scale(steps)}
-        known["learning_rate"] = self._rate(steps) * self.lesson.plan.learning_rate
+        known["learning_rate"] = self._rate(steps) * rate_of_means(self.lesson, steps)
         self._unread.append((known, nll, self.q.kl(self.prior)))
         if len(self._unread) >= READ_TOGETHER:
             self.read()

@@ -61,6 +61,12 @@ class Lesson:
         return min(steps, self.plan.max_steps) if self.plan.max_steps else steps
 
 
+def rate_of_means(lesson: Lesson, steps: int) -> float:
+    """Return the learning rate of means and points in a round of so many steps."""
+    longer = lesson.variant.longer_steps and lesson.start.posterior.size > 0
+    return lesson.plan.rate_of_means(steps, longer)
+
+
 def kl_share(lesson: Lesson, step: int, steps: int) -> float:
     """Return a step's share of the KL: 1 in all over an epoch, less while round 0 warms up."""
     minibatches = lesson.steps_an_epoch

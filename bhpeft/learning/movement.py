@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from bhpeft.learning.lesson import flow_time
+from bhpeft.learning.lesson import flow_time, rate_of_means
 from bhpeft.learning.travel import ivon_share, ivon_travel
 from bhpeft.posterior.elbo import ElboGradient, kl_gradient, kl_scale
 from bhpeft.posterior.ivon import Pace as Newton
@@ -80,10 +80,10 @@ def ivon(descent: Descent, found: ElboGradient, point: Tensor, pace: Pace) -> fl
     The KL is whole from the first step on: it is what the steps are measured by.
     """
     lesson = descent.lesson
-    plan, variant = lesson.plan, lesson.variant
+    variant = lesson.variant
     newton = Newton(
         scale=kl_scale(variant.kl_weight, len(lesson.rows)),
-        mean=plan.learning_rate * variant.mean_step * pace.rate,
+        mean=rate_of_means(lesson, pace.steps) * variant.mean_step * pace.rate,
         curvature=ivon_share(lesson),
         step=descent.steps + 1,
     )
@@ -102,7 +102,8 @@ def _step(descent: Descent, point: Tensor, pace: Pace) -> float:
     plan, variant = descent.lesson.plan, descent.lesson.variant
     descent.point.grad = point
     rho_rate = plan.rho_learning_rate * variant.rho_step
-    rates = (plan.learning_rate * variant.mean_step, rho_rate, plan.learning_rate)
+    rate = rate_of_means(descent.lesson, pace.steps)
+    rates = (rate * variant.mean_step, rho_rate, rate)
     for group, base in zip(descent.optimiser.param_groups, rates, strict=True):
         group["lr"] = base * pace.rate
     descent.optimiser.step()

@@ -17,6 +17,12 @@ Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 # the NLL lets a candidate be worse by.
 PLATEAU = 1e-3
 
+# The learning rate of a round whose plan names none, the steps it takes for its means to get far
+# enough, and how many times as large it may be in fewer: the largest that was tried. 80 steps at
+# 5e-3 were better than at 2e-3 by 2 points and 0.05 nats; 190 at 3e-3 forgot more of the last batch
+# (docs/method.md, "Short rounds").
+RATE, FULL_STEPS, MOST_TIMES = 2e-3, 200, 5.0
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -34,9 +40,8 @@ class Plan:
         patience: the round ends early when the loss over an epoch (−ELBO/N) has not fallen by
             `PLATEAU` for so many epochs; one last epoch brings the learning rates down to zero.
             Never before σ can have arrived. 0 trains all epochs.
-        learning_rate: of the means and the point weights. A Bayesian round of fewer than about a
-            hundred steps wants a larger one: 160 film reviews in 80 steps (one seed) were learned
-            to accuracy 0.72 and NLL 0.63 at 2e-3, to 0.76 and 0.55 at 5e-3.
+        learning_rate: of the means and the point weights; 0 is `RATE`, and more in a short round of
+            a variant that takes longer steps there (`rate_of_means`).
         rho_learning_rate: of rho; larger, since rho ≈ log σ has to travel several units while the
             means move by fractions of one. A small one makes first rounds longer, and better: on
             780 sentences (one seed) 0.02 took six epochs to NLL 0.44, 0.05 three to 0.51.
@@ -60,7 +65,7 @@ class Plan:
     batch_size: Count = 16
     accumulate: Count = 1
     patience: Annotated[int, Field(ge=0, strict=True)] = 0
-    learning_rate: Rate = 2e-3
+    learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 0.0
     rho_learning_rate: Rate = 2e-2
     kl_learning_rate: Rate = 2e-2
     warmup: Share = 0.1
@@ -83,6 +88,19 @@ class Plan:
         if step < rising:
             return (step + 1) / rising
         return max(0.0, (steps - step) / max(1, steps - rising))
+
+    def rate_of_means(self, steps: int, longer: bool) -> float:
+        """Return the learning rate of the means and the point weights.
+
+        Args:
+            steps: how many there are to be.
+            longer: whether fewer than `FULL_STEPS` are each to be longer, so that the means can
+                go as far.
+        """
+        if self.learning_rate:
+            return self.learning_rate
+        times = FULL_STEPS / max(1, steps) if longer else 1.0
+        return RATE * min(max(1.0, times), MOST_TIMES)
 
     def rho_travel(self, steps: int) -> float:
         """Return how far rho can move in `steps`: Adam moves it by at most its rate a step."""

@@ -60,6 +60,8 @@ class Variant:
             "adam_sgd" (the KL by SGD of its own beside AdamW on the NLL, as BLoB does) or "ivon".
         mean_step, rho_step: factors on the plan's learning rates of mean and rho, whose units are
             the optimiser's and the scale's own.
+        longer_steps: a round of few steps takes longer ones, where something is Gaussian and the
+            plan names no learning rate.
         kl_weight: λ of the objective, constant over rounds.
         kl_mean: the KL is averaged over weights instead of summed and divided by the rows, as
             published: then `kl_weight` is that mean's factor, and λ follows from it (`summed`).
@@ -85,6 +87,7 @@ class Variant:
     optimiser: str = "adam"
     mean_step: float = 1.0
     rho_step: float = 1.0
+    longer_steps: bool = False
     kl_weight: float = 1.0
     kl_mean: bool = False
     parameterisation: str = "blob"
@@ -156,6 +159,7 @@ BH_PEFT = Variant(
     default_prior=Width(0.1),
     start_std=(0.02, 0.02),
     methods=("lora", "adapter", "prefix"),
+    longer_steps=True,
     kl_weight=0.3,
 )
 
@@ -195,12 +199,14 @@ BH_PEFT_LINEAR = replace(
     BH_PEFT,
     name="bh_peft_linear",
     gaussian=INPUT_SIDE | {"lora.b", "adapter.up", "houlsby.up"},
+    longer_steps=False,  # not tried
     parameterisation="linear",
 )
 BH_PEFT_CORE = replace(
     BH_PEFT,
     name="bh_peft_core",
     gaussian=INPUT_SIDE | {"lora.core", "adapter.core", "houlsby.core"},
+    longer_steps=False,  # not tried
     parameterisation="core",
 )
 
@@ -228,12 +234,13 @@ BH_PEFT_PAPER = replace(
         "adapter": {"bottleneck": 8, "scale": 4.0},
         "prefix": {"length": 30, "projection": 512},
     },
+    longer_steps=False,
     kl_weight=1e-3,
     kl_mean=True,
 )
 
 # What a Bayesian variant has to be better than; all of them on the same methods.
-POINT = replace(BH_PEFT, name="point", gaussian=frozenset())
+POINT = replace(BH_PEFT, name="point", gaussian=frozenset(), longer_steps=False)
 MAP = replace(
     POINT,
     name="map",
@@ -273,7 +280,9 @@ TFB = replace(
 # of reviews (MiniLM, one seed, λ = 1) that gave accuracy 0.733 and NLL 0.527 where A alone gave
 # 0.781 and 0.457. Its rates are the plan's in its own units: α = 0.05, and 1 − β₂ = 0.01, since a
 # round has hundreds of steps where the paper's trainings have as many thousands.
-IVON = replace(BH_PEFT, name="ivon", optimiser="ivon", mean_step=25.0, rho_step=0.5)
+IVON = replace(
+    BH_PEFT, name="ivon", optimiser="ivon", longer_steps=False, mean_step=25.0, rho_step=0.5
+)
 
 VARIANTS: dict[str, Variant] = {
     one.name: one

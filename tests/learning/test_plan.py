@@ -1,0 +1,61 @@
+"""How fast a round learns, where its plan leaves that to the round."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bhpeft.learning.fit import fit
+from bhpeft.learning.lesson import rate_of_means
+from bhpeft.learning.plan import FULL_STEPS, MOST_TIMES, RATE, Plan
+from bhpeft.learning.variants import BH_PEFT, VARIANTS
+from tests import tiny
+from tests.learning import problems
+
+
+@pytest.mark.parametrize(
+    ("steps", "times"), [(FULL_STEPS, 1.0), (4 * FULL_STEPS, 1.0), (FULL_STEPS // 4, 4.0)]
+)
+def test_a_quarter_of_the_steps_are_each_four_times_as_long(steps: int, times: float) -> None:
+    """They can then bring the means as far; more steps than that are none the shorter."""
+    assert Plan().rate_of_means(steps, longer=True) == pytest.approx(RATE * times)
+
+
+def test_no_step_is_longer_than_was_tried() -> None:
+    """A round of one step does not take one of two hundred times the length."""
+    assert Plan().rate_of_means(1, longer=True) == pytest.approx(MOST_TIMES * RATE)
+
+
+def test_a_rate_that_is_named_is_taken_as_it_is() -> None:
+    """However few the steps, and whatever the variant."""
+    assert Plan(learning_rate=3e-3).rate_of_means(4, longer=True) == 3e-3
+
+
+def test_a_variant_whose_steps_are_its_own_takes_them_as_they_are() -> None:
+    """A point estimate over-fits sooner with longer steps; published systems have their own."""
+    assert Plan().rate_of_means(4, longer=False) == RATE
+    own = {name for name, one in VARIANTS.items() if not one.longer_steps}
+    assert {"point", "map", "blob", "ivon", "bh_peft_paper"} <= own
+
+
+def test_the_point_estimate_of_a_variant_takes_no_longer_steps(tmp_path: Path) -> None:
+    """It has the variant's plan in all else, and nothing that draws disturb."""
+    gaussian, point = (
+        problems.lesson(tmp_path, variant=one, learning_rate=0.0)
+        for one in (BH_PEFT, BH_PEFT.point())
+    )
+    assert rate_of_means(gaussian, FULL_STEPS // 4) == pytest.approx(4 * RATE)
+    assert rate_of_means(point, FULL_STEPS // 4) == RATE
+
+
+def test_a_round_moves_by_the_rate_its_plan_chose(tmp_path: Path) -> None:
+    """The curve shows it: a training that says no rate is the one that names what it came to."""
+    chosen = problems.lesson(tmp_path, epochs=8, learning_rate=0.0)
+    rate = chosen.plan.rate_of_means(chosen.steps(8), longer=True)
+    named = replace(chosen, plan=replace(chosen.plan, learning_rate=rate))
+    found = [fit(lesson, tiny.generator()) for lesson in (chosen, named)]
+    assert rate > 2 * RATE
+    assert found[0].curve == found[1].curve
+    assert max(point["learning_rate"] for point in found[0].curve) > RATE
