@@ -36,6 +36,13 @@ Afterwards must hold:
 {what}
 
 {fleet}
+## How watches and rounds ended meanwhile
+
+What whoever is on call sees before the next one finishes: the state of a watch that came through,
+or the error that ended it.
+
+{endings}
+
 ## Faults by place
 
 {table}
@@ -74,6 +81,7 @@ def read(log: Path) -> list[dict[str, Any]]:
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return how many runs, faults by place, and every broken promise."""
     kills = Counter(name for run in runs for name in run["kills"])
+    endings = Counter(name for run in runs for name in run.get("endings", ()))
     broken = [
         {"fault": run["fault"], "seed": run["seed"], "story": run["story"], "kills": run["kills"]}
         | {"found": found}
@@ -85,6 +93,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "runs": len(runs),
         "by_fault": dict(sorted(by_fault.items())),
         "kills": dict(sorted(kills.items())),
+        "endings": dict(sorted(endings.items())),
         "violations": broken,
     }
 
@@ -102,7 +111,6 @@ def page(
         what: each fault in a line.
     """
     beside = _beside(fleet) if fleet else ""
-    rows = [f"| {name} | {times} |" for name, times in found["kills"].items()]
     return PAGE.format(
         runs=found["runs"],
         by_fault=", ".join(f"{times} {name}" for name, times in found["by_fault"].items()),
@@ -117,8 +125,14 @@ def page(
         kills=sum(found["kills"].values()),
         places=len(found["kills"]),
         violations=len(found["violations"]),
-        table="\n".join(["| fault at | times |", "|---|---:|", *rows]),
+        endings=_table("ending", found["endings"]),
+        table=_table("fault at", found["kills"]),
     )
+
+
+def _table(head: str, counted: dict[str, int]) -> str:
+    rows = [f"| {name} | {times} |" for name, times in counted.items()]
+    return "\n".join([f"| {head} | times |", "|---|---:|", *rows])
 
 
 def _beside(fleet: dict[str, Any]) -> str:

@@ -33,6 +33,7 @@ def _together(stage: Served, run: Run, servers: int, dice: random.Random) -> Run
     late = dice.choice([0.0, dice.uniform(0.0, length)])
     expect(in_child(lambda _: stage.land(home, run.story), SLOWEST))
     other = stage.another_prefect() if servers == 2 else stage.servers.env["PREFECT_API_URL"]
+    run.kills.append(f"{WHERE[servers]} at once")
     pair = [begun(lambda _: stage.watch(home, Points()), SLOWEST)]
     time.sleep(late)
     pair.append(begun(lambda _: stage.watch(home, Points(), other), SLOWEST))

@@ -8,7 +8,6 @@ lands in a folder; the object store, where MLflow keeps files, has faults of its
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,6 @@ from flows.environment import HABITS, SILENCE, applied
 
 STREAM = "chaos"
 ATTEMPTS = 6
-# What else than an error of ours may end a watch: one of Prefect's about its own server.
-PREFECTS = ("bhpeft.errors.", "prefect.exceptions.", "httpx.")
 
 
 class Served(Stage):
@@ -94,11 +91,13 @@ class Served(Stage):
         failed: list[str] = []
         watch.round_flow = noting(watch.round_flow, failed)
         entered(home)
-        with applied({"PREFECT_API_URL": prefect or self.servers.env["PREFECT_API_URL"]}):
-            state = watch.watch(stream=STREAM, home=str(home), by="chaos", return_state=True)
-        if state.is_failed() and not failed:
-            failed.append(error_of(state))  # its own, before or between rounds
-        return {"state": state.name, "message": state.message, "failed": failed}
+        try:
+            with applied({"PREFECT_API_URL": prefect or self.servers.env["PREFECT_API_URL"]}):
+                state = watch.watch(stream=STREAM, home=str(home), by="chaos", return_state=True)
+        except Exception as problem:  # Prefect could not even say how it ended.
+            return {"state": "", "rounds": failed, "own": type(problem).__name__}
+        own = error_of(state) if state.is_failed() and not failed else ""
+        return {"state": state.name, "rounds": failed, "own": own}
 
     def watch_until_done(self, run: Run, what: str, home: Path) -> None:
         """Watch again, as a schedule does, until there is nothing left to do."""
@@ -156,28 +155,35 @@ class Served(Stage):
         from flows.locks import promotion_limit, round_limit
 
         client = Registry(self.servers.env["MLFLOW_TRACKING_URI"]).connection.client
-        client.rename_registered_model(STREAM, name)
+        if client.search_registered_models(f"name = '{STREAM}'"):
+            client.rename_registered_model(STREAM, name)
         for suffix in ("", "/moves"):
-            experiment = client.get_experiment_by_name(f"bhpeft/{STREAM}{suffix}")
-            client.rename_experiment(experiment.experiment_id, f"bhpeft/{name}{suffix}")
+            if experiment := client.get_experiment_by_name(f"bhpeft/{STREAM}{suffix}"):
+                client.rename_experiment(experiment.experiment_id, f"bhpeft/{name}{suffix}")
         with get_client(sync_client=True) as prefect:
             for limit in (round_limit(STREAM), promotion_limit(STREAM)):
                 prefect.delete_global_concurrency_limit_by_name(limit)
 
 
 def note_ending(run: Run, what: str, ended: Ended) -> None:
-    """Note how a watch ended; whoever is on call must be able to read why."""
-    said = ended.said
-    if "error" in said:
-        last = [line for line in said["error"].splitlines() if line and line[0] != " "][-1]
-        found = [re.split(r"[^\w.]", last)[0]]
-        unnamed = [name for name in found if not name.startswith(PREFECTS)]
-    else:
-        found = [failed.partition(":")[0] for failed in said["failed"]] or [said["state"]]
-        unnamed = [name for name in found if said["failed"] and not hasattr(errors, name)]
+    """Note how a watch ended; whoever is on call must be able to read why.
+
+    A round ends by an error of ours. What ends the watch around it may also be Prefect's, about its
+    own server.
+    """
+    import httpx
+    from prefect import exceptions
+
+    said, places = ended.said, (errors, exceptions, httpx)
+    if not isinstance(said, dict) or "error" in said:
+        run.violations.append(f"the watch ended without a word for a person: {said}")
+        return
+    own = [said["own"]] if said["own"] else []
+    unnamed = [name for name in said["rounds"] if not hasattr(errors, name)]
+    unnamed += [name for name in own if not any(hasattr(place, name) for place in places)]
     if unnamed:
-        run.violations.append(f"without a name for a person: {said}")
-    run.kills += [f"{what}: the watch ended ({name.rpartition('.')[2]})" for name in found]
+        run.violations.append(f"{unnamed} is no name for a person")
+    run.endings += [f"{what}: {name}" for name in said["rounds"] + own or [said["state"]]]
 
 
 def noting(round_flow: Callable[..., Any], failed: list[str]) -> Callable[..., Any]:
@@ -193,8 +199,9 @@ def noting(round_flow: Callable[..., Any], failed: list[str]) -> Callable[..., A
 
 
 def error_of(state: Any) -> str:
-    """Return what ended a run, beginning with the error's name."""
-    return str(state.message).partition("exception: ")[2] or str(state.message)
+    """Return the name of the error that ended a run; what else its message begins with."""
+    message = str(state.message)
+    return (message.partition("exception: ")[2] or message).partition(":")[0]
 
 
 def unable() -> str:

@@ -38,11 +38,12 @@ class Undisturbed:
 
 @dataclass
 class Run:
-    """One story with its faults, and what was wrong afterwards."""
+    """One story with its faults, how rounds or watches ended by them, and what was wrong after."""
 
     seed: int
     story: str
     kills: list[str] = field(default_factory=list)
+    endings: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     seconds: float = 0.0
 

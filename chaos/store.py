@@ -128,7 +128,7 @@ def _bad_day(stage: InBucket, run: Run, day: Day, dice: random.Random) -> Run:
         if "error" in ended.said:
             run.violations.append(f"with a bad store: {ended.said['error']}")
             break
-        run.kills.append(f"store: the round ended ({ended.said['stopped']}) · {ended.said['at']}")
+        run.endings.append(f"store: {ended.said['stopped']} · {ended.said['at']}")
     stage.mood(FINE)
     run.kills += sorted(f"store: {fault}" for fault in Counter(stage.faults()).elements())
     go_on(home, run)

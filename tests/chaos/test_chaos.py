@@ -92,6 +92,14 @@ def test_a_broken_promise_is_in_the_summary_with_the_seed_that_repeats_it() -> N
     assert (broken["seed"], broken["kills"], broken["found"]) == (2, ["x", "y"], "batch b1 is lost")
 
 
+def test_how_watches_ended_is_no_fault_and_is_on_the_page() -> None:
+    told = run(1, ["mlflow killed"], []) | {"endings": ["mlflow: RegistryUnreachable"]}
+    found = report.summary([told, run(2, ["x"], [])])
+    assert found["endings"] == {"mlflow: RegistryUnreachable": 1}
+    assert sum(found["kills"].values()) == 2
+    assert "| mlflow: RegistryUnreachable | 1 |" in report.page(found)
+
+
 def test_the_page_says_how_many_and_where() -> None:
     page = report.page(report.summary([run(1, ["x"], []), run(2, ["x", "y"], [])]))
     assert "2 runs (2 kills), 3 faults at 2 places, 0 violations" in page

@@ -110,16 +110,26 @@ def tell(rank: int, folder: Path) -> None:
     """Be one of two processes: live all stories, and save what rank 0 ends with."""
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # whatever this machine's name resolves to
-    meeting = f"file://{folder / 'meeting'}"
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=SIZE)
+    meeting = dist.FileStore(str(folder / "meeting"), SIZE)
+    dist.init_process_group("gloo", store=meeting, rank=rank, world_size=SIZE)
     ranks = Ranks(rank, SIZE)
     for story in STORIES:
+        place(folder, rank).write_text(story.__name__)
         fitted = story(folder, ranks)
         if rank == 0:
             save(fitted, folder / story.__name__)
+    place(folder, rank).write_text("after all stories")
     save_noise(ranks, folder)
     save_quarrel(ranks, folder)
+    # Whoever closes its connections first must not take the last sum from one that is slower.
+    meeting.set(f"{rank} is done", "")
+    meeting.wait([f"{other} is done" for other in range(SIZE)])
     dist.destroy_process_group()
+
+
+def place(folder: Path, rank: int) -> Path:
+    """Return the file in which a rank writes the story it is at, for whoever asks why it failed."""
+    return folder / f"place-{rank}"
 
 
 def save(fitted: Fitted, folder: Path) -> None:

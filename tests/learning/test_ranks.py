@@ -24,7 +24,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder in which two gloo processes have left what became of each story."""
     folder = tmp_path_factory.mktemp("ranks")
     problems.table(folder, ROWS)  # once, not by both at once
-    multiprocessing.spawn(rank_stories.tell, (folder,), nprocs=SIZE)
+    try:
+        multiprocessing.spawn(rank_stories.tell, (folder,), nprocs=SIZE)
+    except Exception as problem:
+        for rank in range(SIZE):
+            file = rank_stories.place(folder, rank)
+            problem.add_note(f"rank {rank}: {file.read_text() if file.exists() else 'not met'}")
+        raise
     return folder
 
 
