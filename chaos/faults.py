@@ -82,8 +82,8 @@ FAULTS = {
     ),
     **{
         f"{server}_killed": Fault(
-            f"{name} is killed in the middle of a watch and comes back at once, or when the watch "
-            "has given up",
+            f"{name} is killed in the middle of a watch (`kill -9`) and started again, at once or "
+            "up to 45 s later",
             partial(downtime, server=server),
             ("two rounds",),
             served.Served,
