@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ CLIENTS = 8
 MLFLOW_TIMES, FLOW_TIMES = 40, 8
 # Rounds whose CPU is counted, after a first one.
 ROUNDS = 4
+IDLE_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Costs:
         start_cpu: CPU seconds until a round's process is ready.
         flow_seconds: what a flow run with a round's tasks adds.
         flows_a_second: most flow runs the Prefect server recorded, asked by `CLIENTS` at once.
-        round_cpu: CPU seconds of the MLflow server for all of a round's calls and files.
+        round_cpu: CPU seconds of the MLflow server for all of a round's calls and files, over what
+            it takes when nobody asks.
         flow_cpu: of the Prefect server for a flow run.
         round_database_cpu, flow_database_cpu: and of PostgreSQL; 0 where the database is SQLite,
             which the servers do themselves.
@@ -106,9 +108,10 @@ def measured() -> Costs:
     """Measure what a round costs outside of the GPU, on servers of its own."""
     with tempfile.TemporaryDirectory(prefix="capacity-") as desk, _servers(Path(desk)) as uris:
         database, mlflow, pids = uris
-        calls, stored, spent = _rounds(Path(desk), mlflow, pids)
+        idle = _idle(pids)
+        calls, stored, spent = _rounds(Path(desk), mlflow, pids, idle)
         alone, together = _mlflow_rate(mlflow)
-        with _spent(pids) as by_flows:
+        with _spent(pids, idle) as by_flows:
             flow, flows = _flow_rate()
     made = times_asked(FLOW_TIMES)
     return Costs(
@@ -133,12 +136,29 @@ def times_asked(times: int) -> int:
 
 
 @contextmanager
-def _spent(pids: Mapping[str, int]) -> Iterator[dict[str, float]]:
-    """Give the CPU seconds each of some servers spends within a `with` block."""
-    before = {name: cpu_seconds(pid) for name, pid in pids.items()}
+def _spent(
+    pids: Mapping[str, int], idle: Mapping[str, float] | None = None
+) -> Iterator[dict[str, float]]:
+    """Give the CPU seconds each of some servers spends within a `with` block.
+
+    Args:
+        pids: theirs.
+        idle: CPU seconds a second that each takes when nobody asks, which are left out.
+    """
+    began, before = time.monotonic(), {name: cpu_seconds(pid) for name, pid in pids.items()}
     found = dict.fromkeys(("mlflow", "prefect", "database"), 0.0)
     yield found
-    found |= {name: cpu_seconds(pid) - before[name] for name, pid in pids.items()}
+    took = time.monotonic() - began
+    for name, pid in pids.items():
+        used = cpu_seconds(pid) - before[name] - (idle or {}).get(name, 0.0) * took
+        found[name] = max(used, 0.0)
+
+
+def _idle(pids: Mapping[str, int]) -> dict[str, float]:
+    """Return the CPU seconds a second that servers take when nobody asks."""
+    with _spent(pids) as found:
+        time.sleep(IDLE_SECONDS)
+    return {name: used / IDLE_SECONDS for name, used in found.items()}
 
 
 def cpu_seconds(pid: int) -> float:
@@ -147,9 +167,11 @@ def cpu_seconds(pid: int) -> float:
 
     ticks = 0
     for one in (pid, *descendants(pid)):
-        fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
-        # utime, stime, and those of children that were waited for.
-        ticks += sum(map(int, fields[11:15]))
+        # One that has just ended is in its parent's time, which waited for it.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            # utime, stime, and those of children that were waited for.
+            ticks += sum(map(int, fields[11:15]))
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -228,7 +250,9 @@ def _servers(desk: Path) -> Any:
         services.stop()
 
 
-def _rounds(desk: Path, uri: str, pids: Mapping[str, int]) -> tuple[int, int, dict[str, float]]:
+def _rounds(
+    desk: Path, uri: str, pids: Mapping[str, int], idle: Mapping[str, float]
+) -> tuple[int, int, dict[str, float]]:
     """Return a round's MLflow calls and stored bytes, and the CPU that `ROUNDS` of them took."""
     from chaos.world import furnish, opened
 
@@ -246,7 +270,7 @@ def _rounds(desk: Path, uri: str, pids: Mapping[str, int]) -> tuple[int, int, di
         world.drain(lambda step, *args, **kwargs: step(*args, **kwargs))
 
     one(batches[0])
-    with _spent(pids) as spent:
+    with _spent(pids, idle) as spent:
         for batch_id in batches[1:]:
             one(batch_id)
     made = sum(calls.seen.values())

@@ -94,12 +94,17 @@ def page(found: dict[str, Any]) -> str:
         streams=found["streams"],
         queues=_waits([row for row in queues if row not in fair], "queue"),
         fairness=_waits(fair, "policy"),
-        saturation="\n".join(
-            ["| | share, or as named |", "|---|---:|"]
-            + [f"| {name} | {share:.3g} |" for name, share in found["saturation"].items()]
-        ),
+        saturation=_shares(found["saturation"], found["streams"]),
         **{k: costs[k] for k in costs if k not in ("call_seconds", "stored_bytes")},
     )
+
+
+def _shares(shares: dict[str, float], streams: int) -> str:
+    lines = ["| | share, or as named | full at so many streams |", "|---|---:|---:|"]
+    for name, share in shares.items():
+        full = "" if name.startswith("object store") else f"{streams / share:,.0f}"
+        lines.append(f"| {name} | {share:.3g} | {full} |")
+    return "\n".join(lines)
 
 
 def _limit(costs: dict[str, Any]) -> str:

@@ -44,7 +44,7 @@ def saturation(found: dict[str, Any]) -> Any:
     axes.axvline(found["streams"], color=INK, linewidth=0.6, linestyle=":")
     axes.set_xlabel("streams, one batch a day each, evenly over the day")
     axes.set_ylabel("cores kept busy; red: one")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

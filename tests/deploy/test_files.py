@@ -192,6 +192,16 @@ def test_the_charts_values_say_what_a_container_takes() -> None:
     assert {one["key"] for one in asked} <= secret["stringData"].keys()
 
 
+def test_a_rounds_threads_are_counted_by_a_limit_that_is_what_it_asks_for() -> None:
+    """A request alone is no quota: torch would see every core of the node."""
+    [job] = job_of_a_round()["spec"]["template"]["spec"]["containers"]
+    _, pods, _ = documents(DEPLOY / "kubernetes" / "machines.yaml")
+    [machine] = pods["spec"]["template"]["spec"]["containers"]
+    for container in (job, machine):
+        asked = container["resources"]
+        assert asked["limits"]["cpu"] == asked["requests"]["cpu"], container["name"]
+
+
 def test_machines_that_train_together_are_met_where_and_by_whom_they_may_be() -> None:
     """At pod 0 of the set, on the port that is opened, by as many as are told, by nobody else."""
     service, pods, policy = documents(DEPLOY / "kubernetes" / "machines.yaml")
