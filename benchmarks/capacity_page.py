@@ -102,7 +102,8 @@ def page(found: dict[str, Any]) -> str:
 def _shares(shares: dict[str, float], streams: int) -> str:
     lines = ["| | share, or as named | full at so many streams |", "|---|---:|---:|"]
     for name, share in shares.items():
-        full = "" if name.startswith("object store") else f"{streams / share:,.0f}"
+        limited = share > 0 and not name.startswith("object store")
+        full = f"{streams / share:,.0f}" if limited else ""
         lines.append(f"| {name} | {share:.3g} | {full} |")
     return "\n".join(lines)
 

@@ -65,6 +65,9 @@ def one_layer(config: PreTrainedConfig, arithmetic: Arithmetic) -> PreTrainedMod
     """
     small = copy.deepcopy(config)
     small.vocab_size, small.pad_token_id, small.num_hidden_layers = 8, 0, 1
+    if positions := getattr(small, "max_position_embeddings", None):
+        # Room for a step's tokens, and for the two that RoBERTa's padding takes, be texts shorter.
+        small.max_position_embeddings = max(positions, TOKENS + 2)
     if getattr(small, "layer_types", None):
         small.layer_types = small.layer_types[:1]
     if hasattr(small, "use_cache"):

@@ -57,6 +57,15 @@ def test_what_is_left_open_is_measured_once_and_the_rest_kept(tmp_path: Path, fa
     assert settle_pace(Pace(threads=1), EXPLICIT, config, "f", CPU, tmp_path).folded_rows == 7
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2"])
+def test_a_model_of_few_positions_is_measured_like_any_other(tmp_path: Path, family: str) -> None:
+    """What its products cost does not depend on how long its texts may be."""
+    config = tiny.FAMILIES[family]().config
+    config.max_position_embeddings = 16
+    assert settle_pace(Pace(threads=1), PLAIN, config, "f", CPU, tmp_path).settled
+    assert config.max_position_embeddings == 16
+
+
 def test_several_threads_are_tried_up_to_the_processs_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
