@@ -6,45 +6,19 @@ set generously: a guessed rule would quarantine good data.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet as pq
 
 from bhpeft.data.odcs import ANY_TASK
-from bhpeft.data.sources import require_utf8
-from bhpeft.errors import BatchError, ContractFileError, did_you_mean
+from bhpeft.data.sample import MOST_LABELS, Guess, columns_of
+from bhpeft.errors import ContractFileError, did_you_mean
 from bhpeft.tasks import Classification, Needs
 
-_SAMPLE_ROWS = 10_000
-_MOST_LABELS = 200
 _MOST_SLICES = 20
 _LABEL_NAMES = ("label", "labels", "target", "class", "category", "intent", "sentiment", "y")
 _NUMBER_NAMES = ("target", "rating", "stars", "score", "value", "y")
 _KEY_NAMES = ("id", "key", "uuid", "guid")
-
-
-@dataclass(frozen=True)
-class Guess:
-    """Hold what is to be written about one column."""
-
-    name: str
-    kind: str
-    role: str | None = None
-    values: tuple[Any, ...] = ()
-    longest: int = 0
-    distinct: int = 0
-    rows: int = 0
-    nulls: int = 0
-    mean_length: float = field(default=0.0)
 
 
 def infer_contract(
@@ -73,34 +47,11 @@ def infer_contract(
         guesses = _template(text, label, tuple(labels), needs)
     else:
         path = Path(sample)
-        guesses = _with_roles(_columns(path, needs), path, text, label, tuple(labels), needs)
+        guesses = _with_roles(columns_of(path, needs), path, text, label, tuple(labels), needs)
     properties = "\n".join(_property(guess, needs) for guess in guesses)
     roles = " | ".join(filter(None, (*needs.roles, needs.option_list, *ANY_TASK)))
     said = {"name": json.dumps(name), "id": json.dumps(f"urn:bhpeft:{name}"), "roles": roles}
     return _DOCUMENT.format(**said).replace("<properties>", properties)
-
-
-def read_sample(path: Path) -> pa.Table:
-    """Return the first ten thousand rows of a file, in the types they seem to have.
-
-    Raises:
-        BatchError: no such file, or not one of the kinds that can be landed.
-    """
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".parquet":
-            with pq.ParquetFile(path) as parquet:
-                chunks = list(itertools.islice(parquet.iter_batches(_SAMPLE_ROWS), 1))
-                return pa.Table.from_batches(chunks, parquet.schema_arrow)
-        require_utf8(path)
-        if suffix == ".csv":
-            parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
-            return pyarrow.csv.read_csv(path, parse_options=parse).slice(0, _SAMPLE_ROWS)
-        if suffix in (".jsonl", ".ndjson"):
-            return pyarrow.json.read_json(path).slice(0, _SAMPLE_ROWS)
-    except (OSError, pa.ArrowException) as problem:
-        raise _unreadable(path, " ".join(str(problem).split())) from problem
-    raise _unreadable(path, f"the suffix {suffix!r}")
 
 
 def _template(
@@ -119,57 +70,6 @@ def _template(
         kind, values = ("string", known) if needs.listed else ("number", ())
         guesses.append(Guess(label or needs.answer, kind, needs.answer, values=values))
     return guesses
-
-
-def _columns(path: Path, needs: Needs) -> list[Guess]:
-    table = read_sample(path)
-    return [
-        _describe(name, column.combine_chunks(), needs)
-        for name, column in zip(table.column_names, table.columns, strict=True)
-    ]
-
-
-def _describe(name: str, column: pa.Array, needs: Needs) -> Guess:
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    kind = _logical_type(column.type)
-    if kind == "array" and needs.option_list:
-        return Guess(name, kind, rows=len(column), nulls=column.null_count)
-    if kind is None or kind == "array":
-        raise ContractFileError(
-            f"The column {name!r} of the sample has a type that no contract knows",
-            found=str(column.type),
-            expected="text, numbers, booleans, dates or times",
-            remedy="Drop or flatten the column.",
-        )
-    present = column.drop_null()
-    values = present.unique()
-    few = kind in ("string", "integer") and len(values) <= _MOST_LABELS
-    lengths = pc.utf8_length(present) if kind == "string" and len(present) else None
-    return Guess(
-        name=name,
-        kind=kind,
-        values=tuple(sorted(values.to_pylist())) if few else (),
-        longest=pc.max(lengths).as_py() if lengths is not None else 0,
-        mean_length=pc.mean(lengths).as_py() if lengths is not None else 0.0,
-        distinct=len(values),
-        rows=len(column),
-        nulls=column.null_count,
-    )
-
-
-def _logical_type(kind: pa.DataType) -> str | None:
-    is_ = pa.types
-    tests = (
-        (is_.is_string(kind) or is_.is_large_string(kind) or is_.is_null(kind), "string"),
-        (is_.is_integer(kind), "integer"),
-        (is_.is_floating(kind) or is_.is_decimal(kind), "number"),
-        (is_.is_boolean(kind), "boolean"),
-        (is_.is_timestamp(kind), "timestamp"),
-        (is_.is_date(kind), "date"),
-        (is_.is_list(kind) and is_.is_string(kind.value_type), "array"),
-    )
-    return next((name for holds, name in tests if holds), None)
 
 
 def _with_roles(
@@ -252,7 +152,7 @@ def _likeliest_label(columns: list[Guess]) -> Guess | None:
     fit = [
         c
         for c in columns
-        if c.kind in ("string", "integer") and 2 <= c.distinct <= _MOST_LABELS and _repeats(c)
+        if c.kind in ("string", "integer") and 2 <= c.distinct <= MOST_LABELS and _repeats(c)
     ]
     named = [c for c in fit if c.name.lower() in _LABEL_NAMES]
     return min(named or fit, key=lambda c: c.distinct, default=None)
@@ -301,15 +201,6 @@ def _property(guess: Guess, needs: Needs) -> str:
         values = json.dumps(list(guess.values), ensure_ascii=False)
         lines += [f"      arguments: {{validValues: {values}}}", "      mustBe: 0"]
     return "\n".join(f"      {line}" for line in lines)
-
-
-def _unreadable(path: Path, found: str) -> BatchError:
-    return BatchError(
-        f"The sample {path} cannot be read",
-        found=found,
-        expected="a .parquet, .csv or .jsonl file",
-        remedy="Correct the path or convert the file.",
-    )
 
 
 _DOCUMENT = """\
