@@ -10,6 +10,11 @@ from typing import Any
 Rows = list[dict[str, Any]]
 INK, OURS, LIMIT = "#333333", "#1f77b4", "#c44e52"
 KL, RANK = "KL to gold", "rank correlation of MI"
+# Where a point's name may stand, in points from it, the best place first.
+NAMES_AT = (
+    ((7, 0), "left"), ((-7, 0), "right"), ((0, 10), "center"), ((0, -10), "center"),
+    ((7, 10), "left"), ((7, -10), "left"), ((-7, 10), "right"), ((-7, -10), "right"),
+)  # fmt: skip
 # Bars end here, and say what they are: one peer that takes thirty steps must not flatten the rest.
 LONGEST = 2.5
 
@@ -65,12 +70,8 @@ def cost_and_fidelity(rows: Rows) -> Any:
     figure, axes = _axes(height=3.4, columns=2 if ranks else 1)
     panels = {KL: both} | ({RANK: ranks} if ranks else {})
     for panel, (kind, shown) in zip(axes, panels.items(), strict=True):
-        # Points of neighbouring costs have their names above and below.
-        by_cost = sorted(shown.items(), key=lambda item: item[1]["cost"])
-        for place, (name, at) in enumerate(by_cost):
+        for at in shown.values():
             panel.plot(at["cost"], at[kind], "o", color=OURS)
-            where = (5, 4 if place % 2 else -11)
-            panel.annotate(name, (at["cost"], at[kind]), xytext=where, textcoords="offset points")
         panel.axhline(1.0 if kind == KL else 0.0, color=INK, linewidth=0.6, linestyle=":")
         panel.margins(0.22)
         panel.set_xscale("log")
@@ -78,7 +79,33 @@ def cost_and_fidelity(rows: Rows) -> Any:
         panel.set_ylabel(f"{kind}{' ÷' if kind == KL else ' below'} ten draws'")
     axes[0].set_ylim(bottom=0)
     figure.subplots_adjust(wspace=0.35)
+    for panel, (kind, shown) in zip(axes, panels.items(), strict=True):
+        _named(panel, {name: (at["cost"], at[kind]) for name, at in shown.items()})
     return figure
+
+
+def _named(panel: Any, points: dict[str, tuple[float, float]]) -> None:
+    """Write each point's name beside it, where it lies on no other point and no other name."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.transforms import Bbox
+
+    renderer = FigureCanvasAgg(panel.figure).get_renderer()
+    taken = {
+        name: Bbox.from_bounds(x - 4, y - 4, 8, 8)
+        for name, (x, y) in ((n, panel.transData.transform(at)) for n, at in points.items())
+    }
+    for name, at in points.items():
+        others = [box for other, box in taken.items() if other != name]
+        for (dx, dy), align in NAMES_AT:
+            text = panel.annotate(
+                name, at, xytext=(dx, dy), textcoords="offset points", ha=align, va="center"
+            )
+            box = text.get_window_extent(renderer)
+            if not any(box.overlaps(other) for other in others):
+                break
+            if ((dx, dy), align) != NAMES_AT[-1]:
+                text.remove()
+        taken[f"the name {name}"] = box
 
 
 def _figure_of(what: str) -> tuple[str, str]:

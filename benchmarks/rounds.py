@@ -36,8 +36,10 @@ from bhpeft.stream import Stream
 
 NOTES = """
 Memory had grown by three quarters over thirty rounds until oneDNN was kept from keeping a thousand
-kernels, one for each shape of a product in bfloat16 (`bhpeft/__init__.py`). The tenth that is left
-is there by round 20 and does not grow from then on.
+kernels, one for each shape of a product in bfloat16 (`bhpeft/__init__.py`). Models are not what is
+left: 24 of them, built, run forward and back and dropped one after another, held no more at the end
+than after twelve; with their weights laid out for products, a tenth more all along, which is the
+difference to the 1.10 of an earlier run without. What the rest is was not found.
 
 The chain's NLL is above retraining's by more than the target allows. Its rounds are as small as a
 benchmark of fifty needs them: one pass over 84 rows is six steps, so that twenty rounds have as
