@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectAlreadyExists
 
 from flows.reach import asking, away, unreachable
 
@@ -92,7 +93,8 @@ def population_lock(group: str) -> Iterator[None]:
 def _ensure(*limits: str) -> None:
     with asking("make a lock"), get_client(sync_client=True) as client:
         for name in limits:
-            client.upsert_global_concurrency_limit_by_name(name, limit=1)
+            with suppress(ObjectAlreadyExists):  # Another process was faster.
+                client.upsert_global_concurrency_limit_by_name(name, limit=1)
 
 
 @contextmanager

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prefect import flow
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import State
 
@@ -224,6 +225,22 @@ def test_another_stream_is_not_waited_for():
 
     with round_lock("left"), round_lock("right", timeout=5):
         pass
+
+
+def test_two_that_create_the_limits_at_once_both_have_them(monkeypatch: pytest.MonkeyPatch):
+    """Prefect looks and then creates: what another made in between is as good as one's own."""
+    looked, look = threading.Barrier(2), SyncPrefectClient.read_global_concurrency_limit_by_name
+
+    def together(client: SyncPrefectClient, name: str) -> Any:
+        try:
+            return look(client, name)
+        finally:
+            looked.wait(timeout=60)
+
+    monkeypatch.setattr(SyncPrefectClient, look.__name__, together)
+    with ThreadPoolExecutor() as pool:
+        made = [pool.submit(ensure_limits, "together") for _ in range(2)]
+    assert [one.exception() for one in made] == [None, None]
 
 
 def test_creating_the_limits_twice_changes_nothing():
