@@ -31,7 +31,7 @@ BUCKETS = ("landing", "mlflow")
 ATTEMPTS = 6
 FINE = {"seed": 0, "rate": 0.0, "down": 0, "kinds": []}
 # Seconds a client waits for an answer here; both libraries' 60 would only make the runs long.
-PATIENCE = 4.0
+PATIENCE = 8.0
 
 
 @dataclass(frozen=True)
