@@ -75,6 +75,8 @@ class Postgres:
         """Start it and wait until it answers."""
         where = ["-D", str(self.folder), "-h", "127.0.0.1", "-p", str(self.port)]
         command = [str(self._bin / "postgres"), *where, "-k", str(self.folder)]
+        # In its folder, which goes in the end: what is killed leaves shared memory behind.
+        command += ["-c", "dynamic_shared_memory_type=mmap"]
         with (self.folder.parent / "postgres.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd="/", stdout=log, stderr=log, start_new_session=True, **self._user
