@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -239,7 +240,7 @@ def test_two_that_create_the_limits_at_once_both_have_them(monkeypatch: pytest.M
 
     monkeypatch.setattr(SyncPrefectClient, look.__name__, together)
     with ThreadPoolExecutor() as pool:
-        made = [pool.submit(ensure_limits, "together") for _ in range(2)]
+        made = [pool.submit(copy_context().run, ensure_limits, "together") for _ in range(2)]
     assert [one.exception() for one in made] == [None, None]
 
 
