@@ -110,7 +110,7 @@ def _shares(shares: dict[str, float], streams: int) -> str:
 
 def _limit(costs: dict[str, Any]) -> str:
     """Say which saturates first, the servers or their database, as far as was measured."""
-    if not costs["round_database_cpu"]:
+    if costs["database"] != "PostgreSQL":
         return NO_DATABASE
     calls, flows = (
         costs[f"{of}_database_cpu"] / (costs[f"{of}_database_cpu"] + costs[f"{of}_cpu"])
