@@ -38,9 +38,10 @@ NOTES = """
 Where ours does not get to the stock run's best NLL in as many epochs it counts with twice its time;
 an epoch of it takes what `epoch` says. Under draws B gets half as far in as many steps as without
 ([short rounds](method.md#short-rounds)): 96 steps at the stock run's rate of 0.002 left ours at
-0.409 nats beside its 0.382. The plan's own rate for so few steps is 0.0042 since then. A round of a
-stream would not end there either: the plan lengthens a first one until σ has arrived
-(`max_epochs`).
+0.409 nats beside its 0.382 (two seeds). At 0.0042, the plan's own rate for so few steps since then,
+it is at 0.368 beside 0.341 (one seed, as in the figures above), and level after seven epochs of a
+run of eight. A round of a stream would not end there either: the plan lengthens a first one until σ
+has arrived (`max_epochs`).
 """
 
 # What not getting there costs: as if it had taken as many epochs again.
