@@ -46,10 +46,12 @@ def judge(quick: bool, find: Find) -> Judged:
     if not seeds:
         return Judged()
     read = [("ours", "20"), ("ours", "3"), ("ours", "0"), ("point", "0")]
-    if all("point head" in seen[seed] for seed in seeds):
+    if any("point head" in seen[seed] for seed in seeds):
         read += [("point head", draws) for draws in ("20", "4", "3", "0")]
     areas = {
-        (fit, draws, signal): [_area(seen[seed][fit], draws, signal) for seed in seeds]
+        (fit, draws, signal): [
+            _area(seen[seed][fit], draws, signal) for seed in seeds if fit in seen[seed]
+        ]
         for fit, draws in read
         for signal in SIGNALS
     }
@@ -118,15 +120,19 @@ def _table(
     names = {"0": "mean weights"}
     rows = []
     for fit, draws in dict.fromkeys(key[:2] for key in areas):
-        test = pooled([Said.of(seen[s][fit]["readings"][draws]["test"]) for s in seeds])
+        known = [seen[seed][fit] for seed in seeds if fit in seen[seed]]
+        test = pooled([Said.of(one["readings"][draws]["test"]) for one in known])
         found = [over_seeds(areas[fit, draws, signal]) for signal in SIGNALS]
         cells_ = [f"{one.value:.3f} ({one.spread})" for one in found]
         if draws == "0":
             cells_[0] = "nothing is drawn"
         told = names.get(draws, f"{draws} draws")
         way = TOLD[fit] if fit == "point" else f"{TOLD[fit]}, {told}"
-        rows.append([way, *cells_, f"{100 * test.right.mean():.1f}", f"{test.nll.mean():.3f}"])
-    columns = ["", *(f"AUROC, {s}" for s in SIGNALS), "accuracy in scope, %", "NLL in scope"]
+        scope = [f"{100 * test.right.mean():.1f}", f"{test.nll.mean():.3f}"]
+        rows.append([way, *cells_, *scope, len(known)])
+    columns = [
+        "", *(f"AUROC, {s}" for s in SIGNALS), "accuracy in scope, %", "NLL in scope", "seeds",
+    ]  # fmt: skip
     return Table(
         f"CLINC-150: {ROWS} training rows, {TEST} rows in and {TEST} out of scope", columns, rows
     )
