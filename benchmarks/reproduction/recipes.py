@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from bhpeft.learning.plan import Plan
 from bhpeft.learning.variants import HEAD_STD, VARIANTS
 
 # Past the point estimate's optimum, which is at three to five epochs of 500 rows.
 LONG, SHORT = 20, 8
-# Rounds of 80 steps: the library's rate for so few, and a σ that can arrive in them.
-SWIFT: dict[str, Any] = {"rho_learning_rate": 0.1, "learning_rate": 5e-3}
+# Rounds of about 80 steps: the library's rate for so few, and a σ that can arrive in them.
+SWIFT: dict[str, Any] = {
+    "rho_learning_rate": 0.1,
+    "learning_rate": Plan().rate_of_means(80, longer=True),
+}
 
 
 def recipe(variant: str, epochs: int = LONG, **more: Any) -> dict[str, Any]:
