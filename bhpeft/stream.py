@@ -114,6 +114,8 @@ class Prediction(Section):
     # a fraction, on every posterior measured; which one depends on pooling and classes, so each
     # stream measures its own (`python -m benchmarks predict`).
     predictor: str = Field("auto", description="mean, full, last_layer, calibrated, linear, auto")
+    # Of the same posteriors one draw was surely worse than eight, by 0.10 nats, three and five by
+    # 0.02; ten to forty were better by 0.005 at most (A3 of docs/reproduction.md).
     draws: int = Field(8, ge=0, le=1000)
     abstain_share: float = Field(0.1, ge=0, lt=1, description="share of known rows that abstains")
     fidelity_rows: int = Field(32, ge=0, description="unseen rows it is measured on; 0 for none")
