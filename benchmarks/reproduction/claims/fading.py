@@ -129,4 +129,7 @@ R2 = Claim(
     cells=cells,
     judge=judge,
     turn=3,
+    tried="The NLL ratio does not fall: as many epochs are more steps over more rows, and a point "
+    "estimate that goes on that long is as sure of its errors with 4,000 rows as with 250. Fewer "
+    "epochs for more rows were not tried.",
 )
