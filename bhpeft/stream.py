@@ -57,7 +57,7 @@ class Learning(Section):
         "prior", description="learn on from it at once, or judge it first as it is"
     )
     group: str = Field("", description="streams that share a population prior; see docs/methods.md")
-    # All six layers of MiniLM were surely better than the top two, by 0.017 nats, at 3.7 times the
+    # All six layers of MiniLM were surely better than the top two, by 0.022 nats, at 3.5 times the
     # CPU time of a training (A4 of docs/reproduction.md).
     adapted_layers: int | None = Field(None, ge=1, description="adapt only the top n layers")
     kl_weight: float | None = Field(
