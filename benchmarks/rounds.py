@@ -47,8 +47,7 @@ plan's so that σ can go its way in them. At that rate σ does not stay where it
 chain (one seed, LoRA in the top two layers, 0.002) the base prior is 0.1 wide, the median σ was
 0.011 after ten rounds and 0.0005 after twenty, and a prior that narrow holds the means where they
 are: accuracy was 0.74 after ten rounds and 0.72 after twenty, retraining's 0.78. Draws also let B
-get half as far in as many steps ([short rounds](method.md#short-rounds)); the plan's own rate
-for six steps is 0.01.
+get half as far in as many steps ([short rounds](method.md#short-rounds)).
 """
 
 LABELS = ("negative", "positive")

@@ -18,10 +18,10 @@ Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 PLATEAU = 1e-3
 
 # The learning rate of a round whose plan names none, the steps it takes for its means to get far
-# enough, and how many times as large it may be in fewer: the largest that was tried. 80 steps at
-# 5e-3 were better than at 2e-3 by 2 points and 0.05 nats; 190 at 3e-3 forgot more of the last batch
-# (docs/method.md, "Short rounds").
-RATE, FULL_STEPS, MOST_TIMES = 2e-3, 200, 5.0
+# enough, and the fewest that are made longer. 80 steps at 5e-3 were better than at 2e-3 by 2 points
+# and 0.05 nats; 190 at 3e-3 forgot more of the last batch, and in a chain of rounds of six steps
+# 1e-2 lost what was learned (docs/method.md, "Short rounds").
+RATE, FULL_STEPS, FEWEST_STEPS = 2e-3, 200, 40
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,13 @@ class Plan:
 
         Args:
             steps: how many there are to be.
-            longer: whether fewer than `FULL_STEPS` are each to be longer, so that the means can
-                go as far.
+            longer: whether from `FEWEST_STEPS` to `FULL_STEPS` are each to be longer, so that the
+                means can go as far.
         """
         if self.learning_rate:
             return self.learning_rate
-        times = FULL_STEPS / max(1, steps) if longer else 1.0
-        return RATE * min(max(1.0, times), MOST_TIMES)
+        longer = longer and FEWEST_STEPS <= steps < FULL_STEPS
+        return RATE * FULL_STEPS / steps if longer else RATE
 
     def rho_travel(self, steps: int) -> float:
         """Return how far rho can move in `steps`: Adam moves it by at most its rate a step."""

@@ -9,7 +9,7 @@ import pytest
 
 from bhpeft.learning.fit import fit
 from bhpeft.learning.lesson import rate_of_means
-from bhpeft.learning.plan import FULL_STEPS, MOST_TIMES, RATE, Plan
+from bhpeft.learning.plan import FEWEST_STEPS, FULL_STEPS, RATE, Plan
 from bhpeft.learning.variants import BH_PEFT, VARIANTS
 from tests import tiny
 from tests.learning import problems
@@ -23,9 +23,10 @@ def test_a_quarter_of_the_steps_are_each_four_times_as_long(steps: int, times: f
     assert Plan().rate_of_means(steps, longer=True) == pytest.approx(RATE * times)
 
 
-def test_no_step_is_longer_than_was_tried() -> None:
-    """A round of one step does not take one of two hundred times the length."""
-    assert Plan().rate_of_means(1, longer=True) == pytest.approx(MOST_TIMES * RATE)
+@pytest.mark.parametrize("steps", [1, FEWEST_STEPS - 1])
+def test_a_round_of_too_few_steps_takes_none_that_are_longer(steps: int) -> None:
+    """A chain of them lost what it had learned at five times the rate."""
+    assert Plan().rate_of_means(steps, longer=True) == RATE
 
 
 def test_a_rate_that_is_named_is_taken_as_it_is() -> None:
@@ -52,8 +53,8 @@ def test_the_point_estimate_of_a_variant_takes_no_longer_steps(tmp_path: Path) -
 
 def test_a_round_moves_by_the_rate_its_plan_chose(tmp_path: Path) -> None:
     """The curve shows it: a training that says no rate is the one that names what it came to."""
-    chosen = problems.lesson(tmp_path, epochs=8, learning_rate=0.0)
-    rate = chosen.plan.rate_of_means(chosen.steps(8), longer=True)
+    chosen = problems.lesson(tmp_path, epochs=16, learning_rate=0.0)
+    rate = chosen.plan.rate_of_means(chosen.steps(16), longer=True)
     named = replace(chosen, plan=replace(chosen.plan, learning_rate=rate))
     found = [fit(lesson, tiny.generator()) for lesson in (chosen, named)]
     assert rate > 2 * RATE
