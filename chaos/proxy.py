@@ -25,7 +25,7 @@ KINDS = (*ERRORS, "no answer", "half an answer", "done, and no answer", "late")
 STALLS = ("stalls", "done, and stalls")
 LATE_SECONDS = 2.0
 # Longer than the patience that `store.py` leaves its clients.
-STALLED_SECONDS = 12.0
+STALLED_SECONDS = 8.0
 # What a proxy must not hand on: they are about this connection, not about the object.
 OWN = {"connection", "transfer-encoding", "keep-alive", "expect"}
 

@@ -31,7 +31,7 @@ BUCKETS = ("landing", "mlflow")
 ATTEMPTS = 6
 FINE = {"seed": 0, "rate": 0.0, "down": 0, "kinds": []}
 # Seconds a client waits for an answer here; both libraries' 60 would only make the runs long.
-PATIENCE = 8.0
+PATIENCE = 5.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Day:
 
 
 SPOILT = Day(proxy.KINDS, (0.05, 0.15, 0.3), (0, 0, 10, 40))
-STALLED = Day(proxy.STALLS, (0.02, 0.05, 0.1), (0, 0, 6, 16))
+STALLED = Day(proxy.STALLS, (0.02, 0.05, 0.1), (0, 0, 3, 6))
 
 
 class InBucket(Stage):
