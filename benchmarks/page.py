@@ -16,7 +16,7 @@ HEAD = """# Benchmarks
 
 What bhpeft costs beside what people use today. `make bench` runs all of them in half an hour on
 two cores and writes this page; `python -m benchmarks NAME --json FILE` runs one. This run had one
-core, beside another at full load, and took 32 minutes; what each may take was cut after it.
+core, beside another at full load, and took 31 minutes; what each may take was cut after it.
 
 Every figure is the median of interleaved repeats with its quartiles, by the CPU time of one thread,
 and better when lower. A target is the most a figure may be. Targets differ by whether the CPU has

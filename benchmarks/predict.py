@@ -31,7 +31,7 @@ NOTES = """
 In float32 one of our passes takes 0.9 of the stock one, of which products are 80 %: frozen weights
 are laid out for them once (`bhpeft.methods.laid_out`), which saves a tenth of a product of hundreds
 of tokens, and more of shorter ones. They are then at what the processor can do, and draws share
-nothing above the first layer's input, so ten take ten: 9.3, where the target asks for 9. Only fewer
+nothing above the first layer's input, so ten take ten: 9.4, where the target asks for 9. Only fewer
 or cheaper draws, or the arithmetic measured here, save more. `linear` is both: the covariance of
 the logits under all Gaussian weights, in the time of one pass and one back, without the noise of
 any number of draws, which is what ranks rows worse where ten are averaged. Last-layer draws cost a
