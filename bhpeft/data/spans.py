@@ -7,6 +7,8 @@ registry's lineage, and a rollback moves it back by itself.
 
 from __future__ import annotations
 
+import bisect
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,9 @@ from datetime import datetime
 
 _WHOLE = re.compile(r"v(\d+)-v(\d+)")
 _WINDOW = re.compile(r"v(\d+)-rows(\d+)-(\d+)")
+
+# A version and a row of it; the row behind a version's last one is infinite.
+_Row = tuple[int, float]
 
 
 @dataclass(frozen=True)
@@ -93,10 +98,20 @@ def unsettled(commits: Iterable[Commit], settled: Collection[Span]) -> Iterator[
 
 
 def apart(spans: Iterable[Span]) -> list[Span]:
-    """Return spans that have no row in common: of those that overlap, the first."""
+    """Return spans that have no row in common: of those that overlap, the first.
+
+    A table's past is as long as its stream is old, and each look at the table asks: every span is
+    compared with its neighbours only.
+    """
     found: list[Span] = []
+    taken: list[tuple[_Row, _Row]] = []  # in the order of the table
     for span in spans:
-        if not any(_overlap(span, other) for other in found):
+        begins, ends = _reach(span)
+        at = bisect.bisect(taken, (begins, ends))
+        after_last = at == 0 or taken[at - 1][1] <= begins
+        before_next = at == len(taken) or ends <= taken[at][0]
+        if after_last and before_next:
+            taken.insert(at, (begins, ends))
             found.append(span)
     return found
 
@@ -196,12 +211,9 @@ def _alone(
         low = end
 
 
-def _overlap(one: Span, other: Span) -> bool:
-    if one.last < other.first or other.last < one.first:
-        return False
-    if one.high is None or other.high is None:
-        return True
-    return one.low < other.high and other.low < one.high
+def _reach(span: Span) -> tuple[_Row, _Row]:
+    """Return the first row of a span and the first behind it."""
+    return (span.first, span.low), (span.last, math.inf if span.high is None else span.high)
 
 
 def _gaps(commit: Commit, settled: Iterable[Span]) -> Iterator[Span]:

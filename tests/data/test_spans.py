@@ -157,3 +157,20 @@ def test_any_part_of_a_past_is_made_again_and_no_row_is_lost_or_counted_twice(
         for row in (range(rows[version]) if span.high is None else range(span.low, span.high))
     ]
     assert sorted(held) == held == [(v, row) for v, n in enumerate(rows) for row in range(n)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 3), st.booleans())))
+def test_spans_are_apart_where_no_row_is_in_two_of_them(drawn) -> None:
+    rows = [4] * 10
+    spans = [
+        Span(first, first, low, low + 1 + more % 2) if window else Span(first, first + more)
+        for first, low, more, window in drawn
+    ]
+    seen: set[tuple[int, int]] = set()
+    expected = []
+    for span in spans:
+        mine = set(rows_of(span, rows))
+        if not mine & seen:
+            expected.append(span)
+            seen |= mine
+    assert apart(spans) == expected
