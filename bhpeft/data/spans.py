@@ -87,8 +87,12 @@ def unsettled(commits: Iterable[Commit], settled: Collection[Span]) -> Iterator[
 
     A settled commit is yielded as a span of no rows, since no batch may reach across it.
     """
+    of_version: dict[int, list[Span]] = {}
+    for span in settled:
+        for version in range(span.first, span.last + 1):
+            of_version.setdefault(version, []).append(span)
     for commit in commits:
-        mine = [s for s in settled if s.first <= commit.version <= s.last]
+        mine = of_version.get(commit.version)
         if not mine:
             yield commit
         elif any(span.high is None for span in mine):
