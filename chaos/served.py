@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ class Served(Stage):
 
     timed = False
 
-    def __enter__(self) -> Served:
+    def set_up(self, down: ExitStack) -> None:
+        """Start the servers, and tell this process and its children of them."""
         # PostgreSQL, which is not root, must get at its folder.
         self.place("").chmod(0o755)
         self.servers = services.Services(self.place(""), "127.0.0.1")
@@ -39,19 +41,13 @@ class Served(Stage):
         os.environ |= {name: self.servers.env[name] for name in known}
         self._told = 0
         self._another: tuple[services.Service, str] | None = None
-        try:
-            self.servers.start()
-            super().__enter__()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+        down.callback(self._stop)
+        self.servers.start()
 
-    def __exit__(self, *_: object) -> None:
+    def _stop(self) -> None:
         if self._another is not None:
             self._another[0].stop()
         self.servers.stop()
-        super().__exit__()
 
     def furnish(self, home: Path) -> None:
         """Fill the template; there is no database in it."""

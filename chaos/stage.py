@@ -8,9 +8,10 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from bhpeft.errors import BhpeftError
 from bhpeft.registry import Registry
@@ -67,17 +68,24 @@ class Stage:
         self._desk = Path(tempfile.mkdtemp(prefix="chaos-", dir=SCRATCH))
         self.undisturbed: dict[str, Undisturbed] = {}
 
-    def __enter__(self) -> Stage:
-        template = self._desk / "template"
-        template.mkdir()
-        expect(in_child(lambda _: self.furnish(template), SLOWEST))
-        # Told twice where its seconds count: the first time pays for the imports.
-        for name in (*self.names[: self.timed], *self.names):
-            self.undisturbed[name] = self._survey(name)
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, self._desk, ignore_errors=True)
+            self.set_up(stack)
+            template = self._desk / "template"
+            template.mkdir()
+            expect(in_child(lambda _: self.furnish(template), SLOWEST))
+            # Told twice where its seconds count: the first time pays for the imports.
+            for name in (*self.names[: self.timed], *self.names):
+                self.undisturbed[name] = self._survey(name)
+            self._down = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._desk, ignore_errors=True)
+        self._down.close()
+
+    def set_up(self, down: ExitStack) -> None:
+        """Start what the stories need; `down` ends it, also where starting fails half-way."""
 
     @property
     def places(self) -> list[tuple[str, str, int]]:

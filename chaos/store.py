@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ STALLED = Day(proxy.STALLS, (0.02, 0.05, 0.1), (0, 0, 3, 6))
 class InBucket(Stage):
     """A stage whose batches land in a bucket and whose models lie in one, behind the proxy."""
 
-    def __enter__(self) -> InBucket:
+    def set_up(self, down: ExitStack) -> None:
+        """Start the store and the proxy before it."""
         store, proxy = processes.free_port(), processes.free_port()
         self._store = f"http://127.0.0.1:{store}"
         address = f"http://127.0.0.1:{proxy}"
@@ -66,23 +68,12 @@ class InBucket(Stage):
         python, log = [sys.executable, "-m"], self.place("store.log")
         moto = [*python, "moto.server", "-H", "127.0.0.1", "-p", str(store)]
         between = [*python, "chaos.proxy", str(proxy), f"127.0.0.1:{store}", str(self.place(""))]
-        self._services = [
+        for service in (
             Service("store", moto, {}, f"{self._store}/moto-api/", log),
             Service("proxy", between, {}, f"{address}/moto-api/", log),
-        ]
-        try:
-            for service in self._services:
-                service.start()
-            super().__enter__()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for service in self._services:
-            service.stop()
-        super().__exit__()
+        ):
+            down.callback(service.stop)
+            service.start()
 
     def mood(self, mood: dict[str, Any]) -> None:
         """Say how bad the day is from now on."""

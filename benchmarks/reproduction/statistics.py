@@ -5,9 +5,10 @@ Differences and ratios are paired: both sides of one have seen the same seed, or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log, sqrt
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from bhpeft.judgement.bootstrap import resample_counts
 from bhpeft.tasks.metrics import BINS, bin_of
 
 RESAMPLES = 2000
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,24 @@ def ratio_over_seeds(above: Sequence[float], below: Sequence[float]) -> Estimate
 def difference_over_seeds(left: Sequence[float], right: Sequence[float]) -> Estimate:
     """Return the mean of paired differences left − right."""
     return over_seeds([a - b for a, b in zip(left, right, strict=True)])
+
+
+def over_rounds(
+    ways: Mapping[str, Mapping[int, T]], figures: Callable[[T], Sequence[float]]
+) -> dict[str, list[list[float]]]:
+    """Return each way's curve, the mean over its seeds, as points (round from 1, figure).
+
+    Args:
+        ways: by seed, what was found.
+        figures: the figure after each round of what one seed found.
+    """
+    means = {
+        way: np.mean([figures(one) for one in seen.values()], axis=0) for way, seen in ways.items()
+    }
+    return {
+        way: [[at, round(float(value), 4)] for at, value in enumerate(mean, 1)]
+        for way, mean in means.items()
+    }
 
 
 def quotient(above: Estimate, below: Estimate) -> Estimate:

@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.reproduction.ablations.settings import sorted_by_sureness
+from benchmarks.reproduction.ablations.settings import sentence, verdict
 from benchmarks.reproduction.cells import Cell, Result
 from benchmarks.reproduction.claim import Claim, Criterion, Find, Judged, Plot, Table
 from benchmarks.reproduction.recipes import SHORT, SWIFT, hasty, ours
-from benchmarks.reproduction.statistics import difference_over_seeds, over_seeds
+from benchmarks.reproduction.statistics import (
+    difference_over_seeds,
+    over_rounds,
+    over_seeds,
+)
 
 SEEDS, ROUNDS, ROWS, TEST = (0, 1, 2), 5, 120, 400
 MADE = ours(SHORT, plan=SWIFT, least_steps=56)
@@ -52,14 +56,14 @@ def judge(quick: bool, find: Find) -> Judged:
     rows = [_row(way, found) for way, found in seen.items()]
     columns = ["", "accuracy, %, mean over rounds", "NLL, mean over rounds", "NLL, last", "seeds"]
     table = Table(f"{ROUNDS} rounds of {ROWS} phrases of MPQA", columns, rows)
-    sure = sorted_by_sureness(gaps)
-    told = {"better": "surely better", "worse": "surely worse", "same": "not told apart"}
-    parts = [f"{told[kind]}: {', '.join(ways)}" for kind, ways in sure.items() if ways]
-    said = f"Where nothing drifts, beside {DEFAULT} by NLL: {'; '.join(parts)}."
-    better = sure["better"]
-    verdict = f"surely better: {', '.join(better)}" if better else "nothing is surely better"
-    plots = [_plot(seen)]
-    return Judged(criteria, sorted(seen[DEFAULT]), [table], plots, [said], verdict)
+    plot = Plot(
+        "lines",
+        "NLL over rounds without drift",
+        {"lines": over_rounds(seen, _nll), "x": "round", "y": "NLL"},
+    )
+    return Judged(
+        criteria, sorted(seen[DEFAULT]), [table], [plot], [sentence(DEFAULT, gaps)], verdict(gaps)
+    )
 
 
 def _cell(way: str, seed: int, quick: bool) -> Cell:
@@ -92,19 +96,8 @@ def _row(way: str, found: dict[int, Result]) -> list[str]:
     ]  # fmt: skip
 
 
-def _plot(seen: dict[str, dict[int, Result]]) -> Plot:
-    lines = {
-        way: [
-            [at + 1, round(float(value), 4)]
-            for at, value in enumerate(
-                np.mean([_over_rounds(r, "nll") for r in found.values()], axis=0)
-            )
-        ]
-        for way, found in seen.items()
-    }
-    return Plot(
-        "lines", "NLL over rounds without drift", {"lines": lines, "x": "round", "y": "NLL"}
-    )
+def _nll(result: Result) -> list[float]:
+    return _over_rounds(result, "nll")
 
 
 A5 = Claim(

@@ -53,8 +53,8 @@ def compared(
     names = ", ".join(dict.fromkeys(name for name, _ in alike))
     title = f"{names}: {title}; absolute figures of the {len(alike)} sets × seeds all rows have"
     return Judged(
-        criteria, seeds, [Table(title, columns, rows)], (), [_sentence(default, gaps)],
-        _verdict(gaps),
+        criteria, seeds, [Table(title, columns, rows)], (), [sentence(default, gaps)],
+        verdict(gaps),
     )  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def _row(
     ]
 
 
-def sorted_by_sureness(gaps: Mapping[str, Estimate]) -> dict[str, list[str]]:
+def _by_sureness(gaps: Mapping[str, Estimate]) -> dict[str, list[str]]:
     """Return which settings are surely better, surely worse and not told apart."""
     return {
         "better": [way for way, gap in gaps.items() if gap.high < 0],
@@ -104,8 +104,9 @@ def sorted_by_sureness(gaps: Mapping[str, Estimate]) -> dict[str, list[str]]:
     }
 
 
-def _sentence(default: str, gaps: Mapping[str, Estimate]) -> str:
-    found = sorted_by_sureness(gaps)
+def sentence(default: str, gaps: Mapping[str, Estimate]) -> str:
+    """Return what differences in NLL from the default's say, in words."""
+    found = _by_sureness(gaps)
     parts = [
         f"{told} {_listed(found[kind], gaps)}"
         for kind, told in (
@@ -122,6 +123,7 @@ def _listed(ways: Sequence[str], gaps: Mapping[str, Estimate]) -> str:
     return ", ".join(f"{way} ({gaps[way].value:+.3f})" for way in ways)
 
 
-def _verdict(gaps: Mapping[str, Estimate]) -> str:
-    better = sorted_by_sureness(gaps)["better"]
+def verdict(gaps: Mapping[str, Estimate]) -> str:
+    """Return which settings are surely better, if any."""
+    better = _by_sureness(gaps)["better"]
     return "surely better: " + ", ".join(better) if better else "nothing is surely better"

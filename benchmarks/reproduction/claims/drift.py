@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.reproduction.cells import Cell, Result
 from benchmarks.reproduction.claim import Claim, Criterion, Find, Judged, Plot, Table
 from benchmarks.reproduction.recipes import SHORT, SWIFT, hasty, ours, recipe
-from benchmarks.reproduction.statistics import difference_over_seeds, over_seeds
+from benchmarks.reproduction.statistics import difference_over_seeds, over_rounds, over_seeds
 
 SEEDS, BEFORE, AFTER, ROWS, TEST = (0, 1, 2), 2, 3, 120, 150
 # What counts as recovered: this share of the accuracy before the drift, on what holds now.
@@ -164,13 +164,7 @@ def _table(drift: str, seen: Mapping[str, Mapping[int, Result]]) -> Table:
 
 
 def _plot(drift: str, seen: Mapping[str, Mapping[int, Result]]) -> Plot:
-    lines = {
-        way: [
-            [at + 1, round(float(np.mean([_at(r, at, "now") for r in found.values()])), 4)]
-            for at in range(len(next(iter(found.values()))["rounds"]))
-        ]
-        for way, found in seen.items()
-    }
+    lines = over_rounds(seen, lambda r: [_at(r, at, "now") for at in range(len(r["rounds"]))])
     data = {"lines": lines, "x": "round", "y": "accuracy on what holds now", "mark": BEFORE + 0.5}
     return Plot("lines", drift, data)
 

@@ -10,7 +10,12 @@ import numpy as np
 from benchmarks.reproduction.cells import Cell, Result
 from benchmarks.reproduction.claim import Claim, Criterion, Find, Judged, Plot, Table
 from benchmarks.reproduction.recipes import SHORT, SWIFT, hasty, known, ours, recipe
-from benchmarks.reproduction.statistics import Estimate, difference_over_seeds, over_seeds
+from benchmarks.reproduction.statistics import (
+    Estimate,
+    difference_over_seeds,
+    over_rounds,
+    over_seeds,
+)
 
 SEEDS = (0, 1, 2, 3, 4)
 DOMAINS = ("movie", "amazon", "nyt", "tweets")
@@ -221,15 +226,7 @@ def _matrix(way: str, seen: Mapping[int, Result]) -> Plot:
 
 
 def _curve(sequence: str, ways: Mapping[str, Mapping[int, Result]]) -> Plot:
-    lines = {
-        way: [
-            [at + 1, round(float(number), 4)]
-            for at, number in enumerate(
-                np.mean([seen_so_far(r, "nll") for r in seen.values()], axis=0)
-            )
-        ]
-        for way, seen in ways.items()
-    }
+    lines = over_rounds(ways, lambda result: seen_so_far(result, "nll"))
     data = {"lines": lines, "x": "round", "y": "NLL of what was seen, nats"}
     return Plot("lines", f"{sequence}: NLL over rounds", data)
 
