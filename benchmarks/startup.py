@@ -43,7 +43,7 @@ def rows(budget: Budget) -> list[Row]:
         ),
     }
     return [
-        row(what, _repeated(lambda words=words: _cpu_seconds(words), budget), most)
+        row(what, _repeated(lambda words=words: cpu_seconds_of([COMMAND, *words]), budget), most)
         for what, (words, most) in asked.items()
     ]
 
@@ -54,10 +54,10 @@ def _repeated(run: Callable[[], float], budget: Budget) -> list[float]:
     return [run() for _ in range(budget.of(5, 1))]
 
 
-def _cpu_seconds(words: list[str]) -> float:
+def cpu_seconds_of(command: list[str | Path]) -> float:
     """Return what one command took, user and system."""
     around = {name: value for name, value in os.environ.items() if name not in UNSET}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([COMMAND, *words], env=around, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, env=around, check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

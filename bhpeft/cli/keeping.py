@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,7 +24,7 @@ def gc(
     as_json: Json = False,
 ) -> None:
     """Remove versions and files that nothing in use, and no rollback still offered, needs."""
-    from bhpeft.registry import Registry, remove_waste, waste
+    from bhpeft.registry import Registry, waste
     from bhpeft.rounds.leftovers import leftovers, sweep
     from bhpeft.stream import all_streams, find_stream
 
@@ -34,15 +33,12 @@ def gc(
     left = sorted({path for one in streams for path in leftovers(one)})
     with connected(home, prefect=not dry_run):
         for one in streams:
-            registry = Registry(one.tracking_uri)
             if dry_run:
-                found[one.name] = waste(registry.book(one.name), keep)
+                found[one.name] = waste(Registry(one.tracking_uri).book(one.name), keep)
                 continue
-            from flows.locks import ensure_limits, promotion_lock
+            from flows.gc import remove_waste
 
-            ensure_limits(one.name)
-            lock = partial(promotion_lock, one.name)
-            found[one.name] = remove_waste(registry, one.name, keep, by=user(by), lock=lock)
+            found[one.name] = remove_waste(one, keep, user(by))
     if not dry_run:
         sweep(left)
     if as_json:

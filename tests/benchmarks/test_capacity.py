@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.capacity import Costs, cpu_seconds, fairness, saturation
+from benchmarks.capacity import fairness, saturation
+from benchmarks.capacity_costs import Costs, cpu_seconds
 from benchmarks.capacity_page import page
 from benchmarks.capacity_plots import draw
 from benchmarks.queues import DAY
