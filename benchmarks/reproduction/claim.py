@@ -1,8 +1,8 @@
 """Say what a claim is: which cells it needs, and what follows from their results.
 
 A verdict is computed from measured values, never written down. Each criterion has a target and a
-value with its interval; what is stated of one is "met" when the value is on the right side of the
-target, and "surely" when the whole interval is.
+value with its interval: it is met when the value is on the right side of the target, and "surely"
+so when the whole interval is. A claim is reproduced where everything that decides is surely met.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class Criterion:
         target: what it must reach.
         at_least: whether more is better; else it is the most it may be.
         decides: whether the verdict hangs on it.
+        slack: how far the worse end of the interval may fall short of the target and still be sure:
+            that nothing is lost is shown by no loss beyond this.
     """
 
     what: str
@@ -34,6 +36,7 @@ class Criterion:
     target: float
     at_least: bool = True
     decides: bool = True
+    slack: float = 0.0
 
     @property
     def met(self) -> bool:
@@ -42,8 +45,23 @@ class Criterion:
 
     @property
     def surely(self) -> bool:
-        """Say whether the worse end of the interval does too."""
-        return self._reaches(self.value.low if self.at_least else self.value.high)
+        """Say whether the worse end of the interval does too, but for the slack."""
+        low, high = self.value.low + self.slack, self.value.high - self.slack
+        return self.met and self._reaches(low if self.at_least else high)
+
+    @property
+    def surely_missed(self) -> bool:
+        """Say whether even the better end of the interval misses the target."""
+        return not self._reaches(self.value.high if self.at_least else self.value.low)
+
+    @property
+    def outcome(self) -> str:
+        """Return what became of it, in words."""
+        word = "met" if self.met else "missed"
+        if not self.value.known:
+            return f"{word}, one seed"
+        sure = self.surely if self.met else self.surely_missed
+        return f"{word}, interval and all" if sure else f"{word} in the mean"
 
     def _reaches(self, number: float) -> bool:
         return number >= self.target if self.at_least else number <= self.target
@@ -107,8 +125,10 @@ class Judged:
         if not deciding:
             return "not yet run"
         met = sum(one.met for one in deciding)
-        word = "reproduced" if met == len(deciding) else "partly reproduced"
-        return (word if met else "not reproduced") + self._reserve
+        if met < len(deciding):
+            return ("partly reproduced" if met else "not reproduced") + self._reserve
+        sure = len(self.seeds) == 1 or all(one.surely for one in deciding)
+        return ("reproduced" if sure else "reproduced in the mean") + self._reserve
 
     @property
     def _reserve(self) -> str:

@@ -7,6 +7,7 @@ vader's amazon with CR) are never in one run.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import cache
 
@@ -16,6 +17,7 @@ import pandas as pd
 from benchmarks.budget import Skipped
 from benchmarks.reproduction.learner import Rows
 from benchmarks.texts import labelled
+from bhpeft.tasks.choice import Choice
 
 # name → corpus of $BHPEFT_DATA and its domain; None for all of it.
 SETS: dict[str, tuple[str, str | None]] = {
@@ -35,6 +37,10 @@ SETS: dict[str, tuple[str, str | None]] = {
     "news": ("ag_news_test", None),
 }
 OUT_OF_SCOPE = "oos"
+
+# Questions with options, of BLoB's six sets: set → domain of the corpus.
+QUESTIONS: dict[str, str] = {"openbookqa": "openbookqa", "boolq": "boolq"}
+LETTERS = "ABCDE"
 
 # One question asked by readers who draw the line elsewhere: set → (domain of vader's, the mean
 # rating above which a text is "above", which half of the rows is theirs). No row has two readers.
@@ -96,6 +102,8 @@ def _table(name: str) -> pd.DataFrame:
         return mine.assign(label=np.where(mine["rating"] > line, "above", "below"))
     if name in SPEAKERS:
         return _speeches(SPEAKERS[name])
+    if name in QUESTIONS:
+        return _questions(QUESTIONS[name])
     corpus, domain = SETS[name]
     table = labelled(corpus)
     if "dup_in_train" in table:
@@ -109,6 +117,15 @@ def _speeches(speaker: str) -> pd.DataFrame:
     held = sorted(table["fileid"].unique())[-max(1, table["fileid"].nunique() // 3) :]
     split = np.where(table["fileid"].isin(held), "test", "train")
     return table.assign(label="", split=split)
+
+
+def _questions(domain: str) -> pd.DataFrame:
+    """Return questions as the library asks them: options in lines, a letter for an answer."""
+    table = labelled("commonsense_mcq")
+    table = table[table["domain"] == domain]
+    options = [json.loads(choices) for choices in table["choices"]]
+    asked = Choice().inputs(table["text"].tolist(), options, LETTERS)
+    return table.assign(text=asked, label=[LETTERS[int(place)] for place in table["label"]])
 
 
 def _rows(table: pd.DataFrame, labels: Sequence[str]) -> Rows:

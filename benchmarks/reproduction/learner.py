@@ -194,7 +194,7 @@ class Learner:
             chunk = (list(rows.texts), list(rows.labels), list(range(len(rows))))
             self._tables[content] = TokenTable.build(
                 [chunk], self.model.base.tokenizer, self.recipe.tokens, self.folder / "tokens",
-                content, numbers=self.recipe.task != "classification",
+                content, numbers=not self.spec.predicted.needs.listed,
             )  # fmt: skip
         folder = self.folder / "features"
         return with_features(self._tables[content], self.model, folder, KEPT_FEATURES)

@@ -27,8 +27,9 @@ What the papers claim, tried with this library on real text, in relative form: m
 rounds are as small as two cores can pay, so what is compared is ways with one another, not with the
 papers' own figures. `make reproduce` runs everything and writes this page from
 [reproduction.json](reproduction.json); `python -m benchmarks.reproduction R1` runs one claim. Every
-verdict is computed from what was measured: *reproduced* if each figure that decides reaches its
-target, *partly* if some do; what has one seed says so. Intervals are 95 %. What is behind the
+verdict is computed from what was measured, by its 95 % interval: *reproduced* if each figure that
+decides reaches its target with the whole interval, *in the mean* if each does but not each so
+surely, *partly* if some do; what has one seed has no interval, and says so. What is behind the
 methods is in [method.md](method.md) and [methods.md](methods.md). A1 to A7 are what the library's
 defaults rest on: the same rows and steps, and one thing different.
 """
@@ -101,14 +102,15 @@ def render(results: Path) -> Path:
 
 
 def _glance(entries: Mapping[str, Entry]) -> str:
-    lines = ["## At a glance\n", "| | claim | verdict | seeds | figures at their target |"]
-    lines.append("|---|---|---|---|---|")
+    columns = ["", "claim", "verdict", "seeds", "figures at their target", "surely so"]
+    lines = ["## At a glance\n", _line(columns), "|" + "---|" * len(columns)]
     for name, one in entries.items():
         deciding = [c for c in one["criteria"] if c["decides"]]
         met = f"{sum(c['met'] for c in deciding)} of {len(deciding)}" if deciding else "–"
+        sure = str(sum(c["surely"] for c in deciding)) if deciding else "–"
         link = f"[{name}](#{_anchor(name, one)})"
         title = _cell(one["title"])
-        lines.append(f"| {link} | {title} | **{one['verdict']}** | {len(one['seeds'])} | {met} |")
+        lines.append(_line([link, title, f"**{one['verdict']}**", len(one["seeds"]), met, sure]))
     return "\n".join([*lines, ""])
 
 
@@ -141,19 +143,23 @@ def _section(name: str, one: Entry, plots: list[tuple[str, Path]]) -> str:
 
 def _row(one: Mapping[str, Any]) -> str:
     sign = "≥" if one["at_least"] else "≤"
-    met = ("met, interval and all" if one["surely"] else "met") if one["met"] else "**missed**"
-    if not one["decides"]:
-        met = f"({met})"
-    spread = f"{_short(one['low'])} to {_short(one['high'])}"
-    cells = [_cell(one["what"]), _short(one["value"]), spread, f"{sign} {one['target']:g}", met]
-    return _line(cells)
+    told = one["outcome"] if one["met"] else f"**{one['outcome']}**"
+    known = one["low"] is not None and one["high"] is not None
+    spread = f"{_short(one['low'])} to {_short(one['high'])}" if known else "one seed"
+    target = f"{sign} {one['target']:g}"
+    if one["slack"]:
+        worst = one["target"] - one["slack"] * (1 if one["at_least"] else -1)
+        target += f", surely so beyond {worst:g}"
+    told = told if one["decides"] else f"({told})"
+    return _line([_cell(one["what"]), _short(one["value"]), spread, target, told])
 
 
 def _criterion(one: Criterion) -> dict[str, Any]:
     return {
         "what": one.what, "value": _number(one.value.value), "low": _number(one.value.low),
         "high": _number(one.value.high), "target": one.target, "at_least": one.at_least,
-        "decides": one.decides, "met": one.met, "surely": one.surely,
+        "decides": one.decides, "met": one.met, "surely": one.surely, "slack": one.slack,
+        "outcome": one.outcome,
     }  # fmt: skip
 
 

@@ -6,12 +6,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-INK, OURS = "#333333", "#1f77b4"
+INK, OURS = "#333333", "#111111"
+# Lines that lie on each other are seen through each other's gaps.
+DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
 Data = Mapping[str, Any]
 
 
 def draw(entries: Mapping[str, Any], folder: Path) -> dict[str, list[tuple[str, Path]]]:
-    """Draw every claim's plots into `folder`; return titles and files by claim."""
+    """Draw every claim's plots into `folder`, and leave no other there.
+
+    Returns:
+        Titles and files by claim.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -26,6 +32,9 @@ def draw(entries: Mapping[str, Any], folder: Path) -> dict[str, list[tuple[str, 
             figure.axes[0].set_title(plot["title"], fontsize=9)
             figure.savefig(file, metadata={"Date": None}, bbox_inches="tight")
             drawn.setdefault(name, []).append((plot["title"], file))
+    shown = {file for plots in drawn.values() for _, file in plots}
+    for stale in set(folder.glob("*.svg")) - shown:
+        stale.unlink()
     return drawn
 
 
@@ -60,16 +69,15 @@ def rejection(data: Data) -> Any:
 def lines(data: Data) -> Any:
     """Draw a line for each name; `log` for the x axis, `mark` for a moment."""
     figure, axes = _axes(6.0, 3.0)
-    for name, points in data["lines"].items():
-        ours = {"color": OURS, "linewidth": 2.2} if name == "ours" else {}
-        axes.plot(
-            [p[0] for p in points], [p[1] for p in points], "o-", markersize=3, label=name, **ours
-        )
-    at = sorted({p[0] for points in data["lines"].values() for p in points})
+    for at, (name, points) in enumerate(data["lines"].items()):
+        look = {"linestyle": DASHES[at % len(DASHES)], "marker": "o", "markersize": 3}
+        look |= {"color": OURS, "linewidth": 2.2, "linestyle": "-"} if name == "ours" else {}
+        axes.plot([p[0] for p in points], [p[1] for p in points], label=name, **look)
+    measured = sorted({p[0] for points in data["lines"].values() for p in points})
     if data.get("log"):
         axes.set_xscale("log")
     # Where something was measured, and nowhere between: a round is a whole number.
-    axes.set_xticks(at, [f"{x:g}" for x in at], minor=False)
+    axes.set_xticks(measured, [f"{x:g}" for x in measured], minor=False)
     axes.minorticks_off()
     if "mark" in data:
         axes.axvline(data["mark"], color=INK, linewidth=0.8, linestyle=":")

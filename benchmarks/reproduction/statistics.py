@@ -19,6 +19,9 @@ RESAMPLES = 2000
 
 T = TypeVar("T")
 
+# Of counts (R, N), how often each row was drawn, to values (R,).
+Statistic = Callable[[np.ndarray], np.ndarray]
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -29,9 +32,14 @@ class Estimate:
     high: float
 
     @property
+    def known(self) -> bool:
+        """Say whether there is an interval at all."""
+        return bool(np.isfinite(self.low) and np.isfinite(self.high))
+
+    @property
     def spread(self) -> str:
         """Return the interval in words."""
-        if not (np.isfinite(self.low) and np.isfinite(self.high)):
+        if not self.known:
             return "one seed"
         return f"{self.low:.3g} to {self.high:.3g}"
 
@@ -77,14 +85,7 @@ def over_rounds(
     }
 
 
-def quotient(above: Estimate, below: Estimate) -> Estimate:
-    """Return the ratio of two positive figures of other rows, by the ends of their intervals."""
-    low = above.low / below.high if below.high else 0.0
-    high = above.high / below.low if below.low else np.inf
-    return Estimate(above.value / below.value, low, high)
-
-
-def over_rows(statistic: Callable[[np.ndarray], np.ndarray], rows: int, seed: int = 0) -> Estimate:
+def over_rows(statistic: Statistic, rows: int, seed: int = 0) -> Estimate:
     """Return a statistic with its percentile interval under resampling of rows.
 
     Args:
@@ -92,10 +93,31 @@ def over_rows(statistic: Callable[[np.ndarray], np.ndarray], rows: int, seed: in
         rows: N.
         seed: of the resamples.
     """
+    return _percentile(_whole(statistic, rows), _resampled(statistic, rows, seed))
+
+
+def quotient_over_rows(above: tuple[Statistic, int], below: tuple[Statistic, int]) -> Estimate:
+    """Return the ratio of two positive statistics of other rows, each a statistic and its N.
+
+    Both are resampled, each by random numbers of its own.
+    """
+    sides = [_resampled(*side, seed) for seed, side in enumerate((above, below))]
+    return _percentile(_whole(*above) / _whole(*below), sides[0] / sides[1])
+
+
+def _whole(statistic: Statistic, rows: int) -> float:
+    return float(statistic(np.ones((1, rows)))[0])
+
+
+def _resampled(statistic: Statistic, rows: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     blocks = [statistic(counts) for counts in resample_counts(rows, RESAMPLES, rng)]
-    low, high = np.quantile(np.concatenate(blocks), [0.025, 0.975])
-    return Estimate(float(statistic(np.ones((1, rows)))[0]), float(low), float(high))
+    return np.concatenate(blocks)
+
+
+def _percentile(value: float, resampled: np.ndarray) -> Estimate:
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Estimate(value, float(low), float(high))
 
 
 def ece_of(counts: np.ndarray, right: np.ndarray, confidence: np.ndarray) -> np.ndarray:

@@ -43,11 +43,13 @@ class DriftColumn:
             "table" a key of `DRIFT_METRICS` or `package.module:attribute`.
         threshold: the value from which the column counts as drifted (p-value methods: below).
         kind: "numerical", "categorical", "text", or "table": a measure of the whole table.
+        measures: what the column measures, where others measure it too: they count once, together.
     """
 
     method: str
     threshold: float
     kind: str = "numerical"
+    measures: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,7 @@ def _guarded(column: DriftColumn, judge: Callable[[], ColumnDrift]) -> ColumnDri
         return ColumnDrift(column.method, column.kind, None, column.threshold, None, reason)
 
 
+LENGTH = "length"
 # Wasserstein is in reference standard deviations: a quarter of one is a visible shift of the
 # middle. Jensen–Shannon (natural log): 0.1 is a label share moving from 50 % to 64 %.
 ANSWER_COLUMNS: Mapping[str, Mapping[str, DriftColumn]] = {
@@ -173,6 +176,13 @@ ANSWER_COLUMNS: Mapping[str, Mapping[str, DriftColumn]] = {
         "label": DriftColumn("jensenshannon", 0.1, "categorical"),
         "prediction": DriftColumn("jensenshannon", 0.1, "categorical"),
         "confidence": DriftColumn("wasserstein", 0.25),
+        "entropy": DriftColumn("wasserstein", 0.25),
+    },
+    "choice": {
+        "label": DriftColumn("jensenshannon", 0.1, "categorical"),
+        "prediction": DriftColumn("jensenshannon", 0.1, "categorical"),
+        "options": DriftColumn("wasserstein", 0.25),
+        "margin": DriftColumn("wasserstein", 0.25),
         "entropy": DriftColumn("wasserstein", 0.25),
     },
     "numerical": {
@@ -183,19 +193,19 @@ ANSWER_COLUMNS: Mapping[str, Mapping[str, DriftColumn]] = {
     "": {
         "nll": DriftColumn("wasserstein", 0.25),
         "uncertainty": DriftColumn("wasserstein", 0.25),
-        "tokens": DriftColumn("wasserstein", 0.25),
+        "tokens": DriftColumn("wasserstein", 0.25, measures=LENGTH),
     },
 }
 TEXT_COLUMNS: Mapping[str, DriftColumn] = {
-    "text_length": DriftColumn("wasserstein", 0.25),
-    "word_count": DriftColumn("wasserstein", 0.25),
+    "text_length": DriftColumn("wasserstein", 0.25, measures=LENGTH),
+    "word_count": DriftColumn("wasserstein", 0.25, measures=LENGTH),
     "non_letter_share": DriftColumn("wasserstein", 0.25),
     "embedding": DriftColumn("classifier_auc", 0.75, "table"),
 }
 
 
 def default_columns(answer: str) -> dict[str, DriftColumn]:
-    """Return how columns are judged where a row's answer is "categorical", "numerical" or ""."""
+    """Return how columns are judged where a row's answer is a key of `ANSWER_COLUMNS`."""
     return {**ANSWER_COLUMNS[answer], **TEXT_COLUMNS}
 
 

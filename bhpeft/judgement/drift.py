@@ -1,6 +1,8 @@
 """Compare a new batch with what the champion learned, and say what the differences mean.
 
-- `drifted`: the embeddings drifted, or at least a third of the columns that could be judged did.
+- `drifted`: the embeddings drifted, or at least a third of the columns that could be judged did;
+  columns that measure the same thing, such as a text's length, count as one, which drifted if one
+  of them did.
 - `extreme`: so unlike what is known that a person should look before a promotion. The rule is
   narrow on purpose, as it stops the chain: the label shares moved by 0.3 in total variation (a
   third of the rows would need another label), or a text statistic by five reference standard
@@ -83,7 +85,7 @@ class DriftReport:
 
     Attributes:
         columns: what was found in each column.
-        share: drifted share of the columns that could be evaluated, or None.
+        share: drifted share of what could be evaluated, or None.
         drifted, extreme: the two answers; None where nothing could be evaluated.
         reasons: one line for each thing that made the drift extreme.
         label_variation: total variation distance of the label shares, or None.
@@ -153,7 +155,7 @@ def drift_report(
     calibration = _calibration(current, reference, known, rng)
     titles = current.judged.figures.watched if calibration and current.judged else {}
     run = _snapshot_of(judged, columns, frames, calibration, titles)
-    share, drifted = _drifted(judged, rule)
+    share, drifted = _drifted(judged, columns, rule)
     numerical = "label" in columns and columns["label"].kind == "numerical"
     look = _extreme_numbers if numerical else _extreme
     variation, extreme, reasons = look(frames, rule, rng)
@@ -163,13 +165,17 @@ def drift_report(
 
 
 def _drifted(
-    judged: Mapping[str, ColumnDrift], rule: DriftRule
+    judged: Mapping[str, ColumnDrift], columns: Mapping[str, DriftColumn], rule: DriftRule
 ) -> tuple[float | None, bool | None]:
-    answers = {name: found.drifted for name, found in judged.items() if found.drifted is not None}
+    answers: dict[str, bool] = {}
+    for name, found in judged.items():
+        if found.drifted is not None:
+            thing = columns[name].measures or name
+            answers[thing] = answers.get(thing, False) or found.drifted
     if not answers:
         return None, None
     share = sum(answers.values()) / len(answers)
-    decided = any(answers.get(name, False) for name in rule.decisive)
+    decided = any(judged[name].drifted for name in rule.decisive if name in judged)
     return share, decided or share >= rule.share
 
 

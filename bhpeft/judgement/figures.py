@@ -1,4 +1,4 @@
-"""Draw a round: reliability, rejection, texts, drift, training, posterior shift, regression sets.
+"""Draw a round: reliability, rejection, what its task has, drift, training, shift, regression sets.
 
 Figures are plain `matplotlib.figure.Figure` objects drawn by Agg: no pyplot, so no window, no
 global state, and safe in a server's threads. Only what the report has data for is drawn.
@@ -7,26 +7,32 @@ global state, and safe in a server's threads. Only what the report has data for 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import exp
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from bhpeft.judgement.drawing import (
+    ALARM,
+    CANDIDATE,
+    GRID,
+    INK,
+    REFERENCE,
+    beside,
+    canvas,
+    dress,
+    sides_of,
+)
+from bhpeft.judgement.figures_task import TASK_FIGURES
 from bhpeft.judgement.quality import SetReport
 from bhpeft.judgement.report import RoundReport
+from bhpeft.plugins import resolve
 from bhpeft.tasks import Quality
 from bhpeft.tasks.metrics import BINS
 from bhpeft.tasks.scored import ReliabilityBin
 
-CANDIDATE, REFERENCE, ALARM = "#1f5fbf", "#9a9a9a", "#c8452c"
-_INK, _GRID = "#2b2b2b", "#e4e4e4"
 _DRIFT_AXIS = 4.0
 # Bars that stand where the rows are, and not side by side, are thin ones.
 _BARS_ACROSS = 80
-# exp of more is no float64.
-_MOST_NATS = 700.0
 
 
 def figures(report: RoundReport, training: Sequence[Mapping[str, float]] = ()) -> dict[str, Figure]:
@@ -41,8 +47,7 @@ def figures(report: RoundReport, training: Sequence[Mapping[str, float]] = ()) -
         drawn["reliability"] = reliability(report.holdout)
     if report.holdout.candidate.rejection:
         drawn["rejection"] = rejection(report.holdout)
-    if report.holdout.candidate.spread:
-        drawn["texts"] = texts(report.holdout)
+    drawn |= _of_the_task(report)
     if report.drift is not None and report.drift["columns"]:
         drawn["drift"] = drift(report.drift)
     if training:
@@ -54,18 +59,28 @@ def figures(report: RoundReport, training: Sequence[Mapping[str, float]] = ()) -
     return drawn
 
 
+def _of_the_task(report: RoundReport) -> dict[str, Figure]:
+    """Return the figures that only the round's task has."""
+    found = {}
+    for name in report.holdout.figures.shown:
+        figure = resolve("figure", name, TASK_FIGURES)(report)
+        if figure is not None:
+            found[name.rpartition(":")[2]] = figure
+    return found
+
+
 def reliability(found: SetReport) -> Figure:
     """Draw what happened against what each model said, with the number of rows in each bin."""
     told = found.figures
     name_of_error, error = told.calibration or ("", "")
-    figure = _figure(6.0, 6.4, hspace=0.08)
+    figure = canvas(6.0, 6.4, hspace=0.08)
     curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    _dress(curve, f"Reliability on the hold-out ({found.rows} rows)", "", told.happened)
-    _dress(counts, "", told.said, "rows")
-    sides = _sides(found)
+    dress(curve, f"Reliability on the hold-out ({found.rows} rows)", "", told.happened)
+    dress(counts, "", told.said, "rows")
+    sides = sides_of(found)
     low, high = _reach([bar for _, quality, _ in sides for bar in quality.reliability])
     ends = (0.0, 1.0) if told.probable else (low, high)
-    curve.plot(ends, ends, color=_INK, linewidth=0.8, linestyle="--", label="calibrated")
+    curve.plot(ends, ends, color=INK, linewidth=0.8, linestyle="--", label="calibrated")
     for name, quality, colour in sides:
         bars = quality.reliability
         if not bars:
@@ -99,45 +114,18 @@ def reliability(found: SetReport) -> Figure:
 
 def rejection(found: SetReport) -> Figure:
     """Draw the headline against the share of rows refused for their uncertainty."""
-    figure = _figure(6.4, 4.2)
+    figure = canvas(6.4, 4.2)
     axes = figure.subplots()
     told = found.figures.headline.told
     title = f"{told[0].upper()}{told[1:]} when the most uncertain are refused"
-    _dress(axes, title, "share of rows refused", told)
-    for name, quality, colour in _sides(found):
+    dress(axes, title, "share of rows refused", told)
+    for name, quality, colour in sides_of(found):
         if quality.rejection:
             shares, kept = zip(*quality.rejection, strict=True)
             axes.plot(shares, kept, color=colour, linewidth=2, label=_at_rejection(name, quality))
-    axes.axvline(0.2, color=_INK, linewidth=0.8, linestyle=":")
+    axes.axvline(0.2, color=INK, linewidth=0.8, linestyle=":")
     axes.set_xlim(0.0, 0.9)
     axes.legend(frameon=False, loc="best")
-    return figure
-
-
-def texts(found: SetReport) -> Figure:
-    """Draw how a token's NLL is spread over the texts, and perplexity by their length."""
-    figure = _figure(9.6, 4.4)
-    spread, lengths = figure.subplots(1, 2)
-    figure.subplots_adjust(wspace=0.24)
-    _dress(spread, f"Text by text ({found.rows} rows)", "share of texts below", "NLL a token, nats")
-    _dress(lengths, "By length", "tokens of a text", "perplexity")
-    for name, quality, colour in _sides(found):
-        if not quality.spread:
-            continue
-        shares, values = zip(*quality.spread, strict=True)
-        told = f"{name}: perplexity {exp(min(quality.nll, _MOST_NATS)):,.1f}"
-        spread.plot(shares, values, color=colour, linewidth=2, label=told)
-        lengths.plot(
-            [part.tokens / part.rows for part in quality.lengths],
-            [exp(min(part.nll, _MOST_NATS)) for part in quality.lengths],
-            color=colour,
-            marker="o",
-            markersize=5,
-        )
-    spread.set_xlim(0.0, 1.0)
-    spread.set_ylim(bottom=0.0)
-    spread.legend(frameon=False, loc="best")
-    lengths.set_ylim(bottom=1.0)
     return figure
 
 
@@ -145,11 +133,11 @@ def drift(found: Mapping[str, Any]) -> Figure:
     """Draw each column's drift value as a multiple of its threshold."""
     columns = dict(reversed(found["columns"].items()))
     names = [name.replace("_", " ") for name in columns]
-    figure = _figure(7.6, 1.3 + 0.42 * len(columns), left=_beside(names))
+    figure = canvas(7.6, 1.3 + 0.42 * len(columns), left=beside(names))
     axes = figure.subplots()
     said = {True: "Drift found", False: "No drift", None: "Drift not evaluable"}[found["drifted"]]
     title = f"{'Extreme drift' if found['extreme'] else said} in the batch"
-    _dress(axes, title, "value ÷ threshold (less is drift for p-value methods)", "")
+    dress(axes, title, "value ÷ threshold (less is drift for p-value methods)", "")
     for place, column in enumerate(columns.values()):
         ratio, told = _ratio(column), "not evaluable"
         if ratio is not None:
@@ -157,8 +145,8 @@ def drift(found: Mapping[str, Any]) -> Figure:
         # One wild column must not flatten the others: bars stop at the axis, the text tells.
         drawn = min(ratio or 0.0, _DRIFT_AXIS)
         axes.barh(place, drawn, color=ALARM if column["drifted"] else CANDIDATE, height=0.62)
-        axes.text(max(drawn, 1.0) + 0.06, place, told, va="center", fontsize=8.5, color=_INK)
-    axes.axvline(1.0, color=_INK, linewidth=1.0, linestyle="--")
+        axes.text(max(drawn, 1.0) + 0.06, place, told, va="center", fontsize=8.5, color=INK)
+    axes.axvline(1.0, color=INK, linewidth=1.0, linestyle="--")
     axes.set_yticks(range(len(columns)), names)
     axes.set_xlim(0.0, _DRIFT_AXIS + 1.6)
     axes.set_xticks(range(int(_DRIFT_AXIS) + 1))
@@ -168,12 +156,12 @@ def drift(found: Mapping[str, Any]) -> Figure:
 
 def training_curve(training: Sequence[Mapping[str, float]]) -> Figure:
     """Draw loss and NLL over the steps, and the KL beneath them."""
-    figure = _figure(7.0, 5.2, hspace=0.1)
+    figure = canvas(7.0, 5.2, hspace=0.1)
     losses, divergence = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
-    _dress(losses, "Training", "", "nats a row")
-    _dress(divergence, "", "optimiser step", "KL, nats")
+    dress(losses, "Training", "", "nats a row")
+    dress(divergence, "", "optimiser step", "KL, nats")
     for axes, name, colour in (
-        (losses, "loss", _INK),
+        (losses, "loss", INK),
         (losses, "nll", CANDIDATE),
         (divergence, "kl", ALARM),
     ):
@@ -188,13 +176,13 @@ def training_curve(training: Sequence[Mapping[str, float]]) -> Figure:
 def shift(kl_by_block: Mapping[str, float]) -> Figure:
     """Draw how far the posterior moved from its prior, in nats, block by block."""
     blocks = {name: kl_by_block[name] for name in reversed(list(kl_by_block))}
-    figure = _figure(7.0, 1.2 + 0.3 * len(blocks), left=_beside(list(blocks)))
+    figure = canvas(7.0, 1.2 + 0.3 * len(blocks), left=beside(list(blocks)))
     axes = figure.subplots()
     total = sum(blocks.values())
-    _dress(axes, f"Posterior shift: {total:,.1f} nats in all", "KL(posterior ‖ prior), nats", "")
+    dress(axes, f"Posterior shift: {total:,.1f} nats in all", "KL(posterior ‖ prior), nats", "")
     axes.barh(range(len(blocks)), list(blocks.values()), color=CANDIDATE, height=0.66)
     for place, nats in enumerate(blocks.values()):
-        axes.text(nats, place, f" {nats:,.1f}", va="center", fontsize=8.5, color=_INK)
+        axes.text(nats, place, f" {nats:,.1f}", va="center", fontsize=8.5, color=INK)
     axes.set_yticks(range(len(blocks)), list(blocks), fontsize=8.5)
     axes.set_xlim(0.0, max([1e-9, *blocks.values()]) * 1.15)
     axes.grid(visible=False, axis="y")
@@ -207,14 +195,14 @@ def regression(sets: Sequence[SetReport]) -> Figure:
     headline = known[0].figures.headline
     shown = {headline.name: "", "nll": "NLL"} | {headline.name: headline.told}
     names = [f"{found.name} ({found.rows})" for found in known]
-    figure = _figure(9.0, 1.8 + 0.5 * len(known), left=_beside(names), top=0.7)
-    figure.suptitle("What was learned before", x=0.02, ha="left", fontweight="bold", color=_INK)
+    figure = canvas(9.0, 1.8 + 0.5 * len(known), left=beside(names), top=0.7)
+    figure.suptitle("What was learned before", x=0.02, ha="left", fontweight="bold", color=INK)
     plots = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, (metric, told) in zip(plots, shown.items(), strict=True):
-        _dress(axes, "", told, "")
+        dress(axes, "", told, "")
         for place, found in enumerate(known):
             before, after = getattr(found.reference, metric), getattr(found.candidate, metric)
-            axes.plot([before, after], [place, place], color=_GRID, linewidth=5, zorder=1)
+            axes.plot([before, after], [place, place], color=GRID, linewidth=5, zorder=1)
             # The bootstrap interval of the difference, drawn around the candidate.
             spread = found.differences[metric]
             axes.plot(
@@ -232,14 +220,6 @@ def regression(sets: Sequence[SetReport]) -> Figure:
     return figure
 
 
-def _sides(found: SetReport) -> tuple[tuple[str, Quality, str], ...]:
-    """Return what is compared: its name, its figures, its colour."""
-    return (
-        (found.against, found.reference, REFERENCE),
-        ("candidate", found.candidate, CANDIDATE),
-    )
-
-
 def _reach(bars: Sequence[ReliabilityBin]) -> tuple[float, float]:
     """Return the smallest and the largest number that was said or happened."""
     both = [value for bar in bars for value in (bar.confidence, bar.accuracy)]
@@ -249,43 +229,6 @@ def _reach(bars: Sequence[ReliabilityBin]) -> tuple[float, float]:
 def _middle(bar: ReliabilityBin, probable: bool) -> float:
     """Return where a bar stands: in the middle of its bounds, or on what was said in it."""
     return (bar.low + bar.high) / 2 if probable else bar.confidence
-
-
-def _figure(
-    width: float, height: float, left: float = 0.85, top: float = 0.45, hspace: float = 0.2
-) -> Figure:
-    """Return a figure with margins in inches.
-
-    To have matplotlib find them means to draw everything once more.
-    """
-    figure = Figure(figsize=(width, height), facecolor="white", dpi=120)
-    figure.subplots_adjust(
-        left=left / width,
-        right=1.0 - 0.2 / width,
-        top=1.0 - top / height,
-        bottom=0.6 / height,
-        hspace=hspace,
-        wspace=0.06,
-    )
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _beside(names: Sequence[str]) -> float:
-    """Return the inches that names on the left take, at most four."""
-    return min(4.0, 0.2 + 0.085 * max(map(len, names), default=0))
-
-
-def _dress(axes: Axes, title: str, across: str, up: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
-    axes.set_xlabel(across, color=_INK)
-    axes.set_ylabel(up, color=_INK)
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, length=0)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
 
 
 def _at_rejection(name: str, quality: Quality) -> str:

@@ -212,9 +212,9 @@ def _drift(
     columns = default_columns(predicted.figures.answer)
     for name, asked in stream.drift.items():
         usual = columns.get(name)
-        columns[name] = DriftColumn(
-            asked.method, asked.threshold, asked.kind or (usual.kind if usual else "numerical")
-        )
+        kind = asked.kind or (usual.kind if usual else "numerical")
+        measures = usual.measures if usual else ""
+        columns[name] = DriftColumn(asked.method, asked.threshold, kind, measures)
 
     def table(rows: pd.DataFrame, said: np.ndarray, embeddings: np.ndarray) -> DriftTable:
         scored = predicted.scored(said, targets_of(predicted, rows, contract))

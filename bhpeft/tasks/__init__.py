@@ -6,6 +6,7 @@ classification    one of several labels
 regression        a number
 causal_lm         the next token of a text
 choice            one of a row's own options, by a causal language model
+chosen            what only options have: chance, margin, the places that are chosen
 
 To add a task: write a frozen dataclass with the methods of `Task`, and add a line to `TASKS`, or
 name it in the stream file as `package.module:Class`. Importing this loads no torch, since the

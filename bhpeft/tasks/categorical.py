@@ -26,7 +26,7 @@ from bhpeft.tasks.metrics import (
     rejection_curve,
     reliability_table,
 )
-from bhpeft.tasks.scored import REJECTED, Figures, Headline, LengthBin, ReliabilityBin
+from bhpeft.tasks.scored import REJECTED, Figures, Headline, ReliabilityBin
 
 _NAN = float("nan")
 
@@ -52,7 +52,6 @@ class ClassQuality:
         entropy, mutual_information: means over rows, in nats.
         reliability: the bars of the reliability diagram.
         rejection: (share refused, accuracy of the rest).
-        spread, lengths: empty.
     """
 
     figures: ClassVar[Figures] = FIGURES
@@ -68,8 +67,6 @@ class ClassQuality:
     mutual_information: float = _NAN
     reliability: tuple[ReliabilityBin, ...] = ()
     rejection: tuple[tuple[float, float], ...] = ()
-    spread: tuple[tuple[float, float], ...] = ()
-    lengths: tuple[LengthBin, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,9 +26,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from bhpeft.errors import ConfigError
 from bhpeft.models.packing import packed
+from bhpeft.tasks.chosen import FIGURES, Chosen
 from bhpeft.tasks.classification import Classification
+from bhpeft.tasks.scored import Figures
 from bhpeft.tasks.task import Needs
 
 if TYPE_CHECKING:
@@ -40,6 +44,8 @@ if TYPE_CHECKING:
 
 
 SCORINGS = ("labels", "answers")
+# The smallest normal float64, as in the NLL of what never was said.
+_LEAST = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Choice(Classification):
     per_token: bool = True
 
     name: ClassVar[str] = "choice"
+    figures: ClassVar[Figures] = FIGURES
     needs: ClassVar[Needs] = Needs(
         roles=("question", "answer"),
         answer="answer",
@@ -119,6 +126,17 @@ class Choice(Classification):
             )
             for text, row in zip(texts, options, strict=True)
         ]
+
+    def restricted(self, draws: np.ndarray, options: np.ndarray) -> np.ndarray:
+        """Return the probabilities among each row's options, none of which is impossible.
+
+        Of a long answer next to a short one float64 knows no probability but 0.
+        """
+        return super().restricted(np.maximum(draws, _LEAST), options)
+
+    def scored(self, draws: np.ndarray, targets: np.ndarray) -> Chosen:
+        """Return the probabilities beside the right options."""
+        return Chosen(draws, targets)
 
 
 def is_there(option: Any) -> bool:

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bhpeft.tasks.metrics import by_entropy, kept_accuracy, kept_curve
-from bhpeft.tasks.scored import REJECTED, Figures, Headline, LengthBin, ReliabilityBin
+from bhpeft.tasks.scored import REJECTED, Figures, Headline, ReliabilityBin
 
 _NAN = float("nan")
 
@@ -64,7 +64,6 @@ class NumberQuality:
         aleatoric_std, epistemic_std: root of the mean over rows of either part of the variance.
         reliability: share of answers below the quantiles, by level.
         rejection: (share refused, RMSE of the rest).
-        spread, lengths: empty.
     """
 
     figures: ClassVar[Figures] = FIGURES
@@ -83,8 +82,6 @@ class NumberQuality:
     epistemic_std: float = _NAN
     reliability: tuple[ReliabilityBin, ...] = ()
     rejection: tuple[tuple[float, float], ...] = ()
-    spread: tuple[tuple[float, float], ...] = ()
-    lengths: tuple[LengthBin, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

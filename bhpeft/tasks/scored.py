@@ -61,23 +61,6 @@ class ReliabilityBin:
 
 
 @dataclass(frozen=True)
-class LengthBin:
-    """Texts of about one length, and how well they are predicted.
-
-    Attributes:
-        low, high: tokens of the shortest and the longest of them.
-        rows, tokens: how many they are, and how many tokens they have in all.
-        nll: of a token, in nats.
-    """
-
-    low: float
-    high: float
-    rows: int
-    tokens: float
-    nll: float
-
-
-@dataclass(frozen=True)
 class Figures:
     """Which of a quality's figures play which part in reports and gates.
 
@@ -90,9 +73,11 @@ class Figures:
         said, happened: what the axes of the reliability diagram show.
         probable: whether both axes are shares between 0 and 1; else they are nats, and what an
             error may be at most is not known beforehand.
-        answer: what an answer is to a drift report: "categorical", "numerical", or "" where a row
-            is its own.
+        answer: what an answer is to a drift report: "categorical", "choice", "numerical", or ""
+            where a row is its own.
         watched: the figures of the champion that a drift report shows, each with its title.
+        shown: figures of a round that only this task has, each a key of
+            `judgement.figures_task.TASK_FIGURES` or `package.module:attribute`.
     """
 
     headline: Headline
@@ -104,6 +89,7 @@ class Figures:
     probable: bool = True
     answer: str = "categorical"
     watched: Mapping[str, str] = field(default_factory=dict)
+    shown: tuple[str, ...] = ()
 
 
 class Quality(Protocol):
@@ -114,8 +100,6 @@ class Quality(Protocol):
         nll: mean negative log-likelihood.
         reliability: the bars of the reliability diagram.
         rejection: (share refused, headline of the rest).
-        spread: (share of rows, NLL that they stay below), where rows are told apart by it.
-        lengths: the same rows by their length, where they have one.
     """
 
     @property
@@ -126,10 +110,6 @@ class Quality(Protocol):
     def reliability(self) -> tuple[ReliabilityBin, ...]: ...  # noqa: D102
     @property
     def rejection(self) -> tuple[tuple[float, float], ...]: ...  # noqa: D102
-    @property
-    def spread(self) -> tuple[tuple[float, float], ...]: ...  # noqa: D102
-    @property
-    def lengths(self) -> tuple[LengthBin, ...]: ...  # noqa: D102
 
 
 class Statistics(Protocol):

@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bhpeft.tasks.metrics import by_entropy, kept_accuracy, kept_curve
-from bhpeft.tasks.scored import REJECTED, Figures, Headline, LengthBin, ReliabilityBin
+from bhpeft.tasks.scored import REJECTED, Figures, Headline, ReliabilityBin
 
 _NAN = float("nan")
 
@@ -59,7 +59,25 @@ FIGURES = Figures(
         "perplexity": "Perplexity",
         "nll": "NLL (nats a token)",
     },
+    shown=("texts",),
 )
+
+
+@dataclass(frozen=True)
+class LengthBin:
+    """Texts of about one length, and how well they are predicted.
+
+    Attributes:
+        low, high: tokens of the shortest and the longest of them.
+        rows, tokens: how many they are, and how many tokens they have in all.
+        nll: of a token, in nats.
+    """
+
+    low: float
+    high: float
+    rows: int
+    tokens: float
+    nll: float
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from benchmarks.reproduction.cells import Cell, Kept, work
 from benchmarks.reproduction.claim import Criterion, Judged
 from benchmarks.reproduction.claims import CLAIMS
 from benchmarks.reproduction.claims.drift import rounds_to_recover
+from benchmarks.reproduction.claims.overconfidence import counted
 from benchmarks.reproduction.corpora import READERS, SPEAKERS, rows_of
 from benchmarks.reproduction.everything import EVERYTHING
 from benchmarks.reproduction.learner import Recipe
@@ -125,6 +126,44 @@ def test_a_criterion_is_met_by_its_value_and_surely_by_its_interval(
     assert (one.met, one.surely) == (met, surely)
 
 
+@pytest.mark.parametrize(
+    ("value", "outcome"),
+    [
+        (Estimate(5.0, 4.5, 6.0), "met, interval and all"),
+        (Estimate(5.0, 3.0, 6.0), "met in the mean"),
+        (Estimate(3.0, 2.0, 6.0), "missed in the mean"),
+        (Estimate(3.0, 2.0, 3.5), "missed, interval and all"),
+        (Estimate(3.0, -math.inf, math.inf), "missed, one seed"),
+    ],
+)
+def test_what_became_of_a_figure_is_told_by_its_interval(value: Estimate, outcome: str) -> None:
+    assert Criterion("x", value, 4.0).outcome == outcome
+
+
+def test_no_loss_is_shown_by_no_loss_beyond_the_slack() -> None:
+    """Its mean has to reach the target all the same."""
+    gained = Criterion("accuracy", Estimate(0.4, -1.3, 2.1), 0.0, slack=1.5)
+    assert gained.surely
+    assert not replace(gained, value=Estimate(0.4, -1.6, 2.4)).surely
+    assert not replace(gained, value=Estimate(-0.4, -1.3, 0.5)).surely
+    lost = Criterion("loss", Estimate(-0.4, -2.1, 1.3), 0.0, at_least=False, slack=1.5)
+    assert lost.surely
+
+
+def test_sets_are_counted_surely_and_at_most_too() -> None:
+    sure, mean, missed, lost = (
+        Criterion("x", value, 0.0)
+        for value in (
+            Estimate(1.0, 0.5, 2.0),
+            Estimate(1.0, -0.5, 2.0),
+            Estimate(-1.0, -2.0, 0.5),
+            Estimate(-1.0, -2.0, -0.5),
+        )
+    )
+    sets = [[sure, sure], [sure, mean], [sure, missed], [mean, lost], []]
+    assert counted(sets) == Estimate(2.0, 1.0, 3.0)
+
+
 def test_a_verdict_follows_from_the_criteria_that_decide() -> None:
     good = Criterion("good", Estimate(1.0, 1.0, 1.0), 0.0)
     bad = Criterion("bad", Estimate(-1.0, -1.0, -1.0), 0.0)
@@ -134,6 +173,9 @@ def test_a_verdict_follows_from_the_criteria_that_decide() -> None:
     assert Judged([good, bad], [0, 1]).verdict == "partly reproduced"
     assert Judged([bad], [0, 1]).verdict == "not reproduced"
     assert Judged([good], [0]).verdict == "reproduced, on one seed"
+    hardly = Criterion("hardly", Estimate(1.0, -1.0, 3.0), 0.0)
+    assert Judged([good, hardly], [0, 1]).verdict == "reproduced in the mean"
+    assert Judged([hardly, bad], [0, 1]).verdict == "partly reproduced"
 
 
 def test_an_interval_nobody_knows_is_null_in_the_json() -> None:

@@ -11,6 +11,7 @@ import pytest
 from bhpeft.errors import UnknownName
 from bhpeft.judgement.column_drift import DEFAULT_COLUMNS, DriftColumn, default_columns
 from bhpeft.judgement.drift import DriftReport, DriftRule, DriftTable, drift_report
+from bhpeft.tasks.chosen import Chosen
 from bhpeft.tasks.numerical import Numerical
 from bhpeft.tasks.sequences import Texts
 
@@ -282,6 +283,44 @@ def test_a_language_models_batch_is_compared_by_how_likely_each_text_is(
     named = {metric["metric_name"] for metric in found.json["metrics"]}
     for title in ("Perplexity", "NLL (nats a token)", "column=nll,", "column=tokens,"):
         assert any(title in name for name in named), title
+
+
+def test_what_measures_the_same_thing_counts_once() -> None:
+    """Texts three times as long are one thing that changed, though three columns say so."""
+    rng = np.random.default_rng(22)
+    short = spoken(rng, 200, 3.0)
+    said = short.scored.said.copy() if isinstance(short.scored, Texts) else np.empty(0)
+    said[..., :2] *= 3.0
+    longer = short.rows.assign(text=short.rows["text"].map(lambda text: " ".join([text] * 3)))
+    current = DriftTable(longer, scored=Texts(said), **Texts(said).seen(()))
+    columns = {name: one for name, one in default_columns("").items() if name != "embedding"}
+    found = drift_report(current, short, columns)
+    lengths = {name for name, one in found.columns.items() if one.drifted}
+    assert lengths == {"tokens", "text_length", "word_count"}
+    judged = [name for name, one in found.columns.items() if one.value is not None]
+    assert found.share == pytest.approx(1 / (len(judged) - 2))
+
+
+def test_questions_are_compared_by_their_options_and_how_decided_the_champion_is() -> None:
+    """Four options instead of two or three, at the same margin: that column and no other."""
+    rng = np.random.default_rng(23)
+
+    def asked(options: np.ndarray) -> DriftTable:
+        rows, there = len(options), np.arange(4) < options[:, None]
+        best, margin = rng.integers(2, size=rows), rng.uniform(0.2, 0.6, size=rows)
+        said = np.where(there, 1e-9, 0.0)
+        said[np.arange(rows), best] = (1 + margin) / 2
+        said[np.arange(rows), 1 - best] = (1 - margin) / 2
+        scored = Chosen(said[None], best)
+        frame = pd.DataFrame({"text": ["a question"] * rows, "label": np.array(list("ABCD"))[best]})
+        return DriftTable(frame, scored=scored, **scored.seen(tuple("ABCD")))
+
+    reference, current = asked(2 + rng.integers(2, size=200)), asked(np.full(200, 4))
+    columns = default_columns("choice")
+    del columns["entropy"], columns["embedding"]
+    found = drift_report(current, reference, columns)
+    assert [name for name, one in found.columns.items() if one.drifted] == ["options"]
+    assert found.columns["margin"].value is not None
 
 
 def test_the_champions_figures_are_those_of_its_task() -> None:

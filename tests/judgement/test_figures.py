@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,9 @@ from PIL import Image
 
 from bhpeft.judgement.conformance import example_reports
 from bhpeft.judgement.figures import figures
-from bhpeft.judgement.report import Evidence, build_report
+from bhpeft.judgement.report import Evidence, RoundReport, build_report
 from bhpeft.judgement.scored import Comparison
+from bhpeft.tasks.chosen import Chosen
 from bhpeft.tasks.sequences import Texts
 
 DRIFT = {
@@ -89,3 +91,70 @@ def test_a_language_models_round_is_drawn_in_its_own_units() -> None:
     assert len(drawn["regression"].axes) == 1
     for name, figure in drawn.items():
         assert ink(figure) > 5, name
+
+
+def questions_asked(rows: int = 90) -> tuple[Comparison, np.ndarray]:
+    """Return a champion that likes the first of two or three options, and a candidate that reads.
+
+    Also the right answers.
+    """
+    rng = np.random.default_rng(0)
+    options = 2 + np.arange(rows) % 2
+    right = (rng.random(rows) * options).astype(np.int64)
+    there = np.arange(3) < options[:, None]
+    said = []
+    for liking in (4.0 * np.eye(3)[np.where(rng.random(rows) < 0.8, right, 0)], [3.0, 0.0, 0.0]):
+        weights = np.where(there, np.exp(rng.normal(scale=0.5, size=(2, rows, 3)) + liking), 0.0)
+        said.append(Chosen(weights / weights.sum(-1, keepdims=True), right))
+    table = pd.DataFrame({"text": ["a question"] * rows})
+    return Comparison("the new hold-out", table, *said), right
+
+
+def test_a_round_of_questions_shows_chance_places_and_margin() -> None:
+    """A bar a side and place; the line that says "guess" is at one over the options."""
+    comparison, right = questions_asked()
+    report = build_report(Evidence(("A", "B", "C"), comparison))
+    drawn = figures(report)
+    assert list(drawn) == ["reliability", "rejection", "options"]
+    counts, margins, places, chosen = drawn["options"].axes
+    assert [tick.get_text() for tick in counts.get_xticklabels()] == ["2 (45)", "3 (45)"]
+    assert [line.get_ydata()[0] for line in counts.lines] == [1 / 2, 1 / 3]
+    mine = report.holdout.candidate
+    told = [text.get_text() for text in counts.get_legend().get_texts()]
+    assert set(told) == {
+        f"champion: {report.holdout.reference.accuracy:.3f}",
+        f"candidate: {mine.accuracy:.3f}",
+        f"a guess: {5 / 12:.3f}",
+    }
+    stands = np.bincount(right, minlength=3)
+    assert [tick.get_text() for tick in places.get_xticklabels()] == [
+        f"{name} ({count})" for name, count in zip("ABC", stands, strict=True)
+    ]
+    shares = [bar.get_height() for bar in chosen.patches]
+    assert len(shares) == 6
+    assert sum(shares[:3]) == pytest.approx(1.0)
+    assert shares[0] > 0.8 > shares[3], "the champion likes the first"
+    assert len(margins.lines) == 2
+    assert ink(drawn["options"]) > 5
+
+
+def test_a_task_of_ones_own_draws_a_figure_of_its_own() -> None:
+    """By `package.module:attribute`, under the attribute's name."""
+    comparison, _ = questions_asked(30)
+    own = "tests.judgement.test_figures:blank"
+    told = replace(comparison.candidate.figures, shown=("options", own))
+
+    class Mine(Chosen):
+        figures = told
+
+        def quality(self, rng: np.random.Generator) -> Any:
+            found = super().quality(rng)
+            return type("Told", (type(found),), {"figures": told})(**vars(found))
+
+    sides = [Mine(one.probabilities, one.labels) for one in (comparison.candidate,) * 2]
+    report = build_report(Evidence(("A", "B", "C"), Comparison("new", comparison.rows, *sides)))
+    assert list(figures(report)) == ["reliability", "rejection", "options", "blank"]
+
+
+def blank(report: RoundReport) -> Figure:
+    return Figure()

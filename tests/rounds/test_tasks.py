@@ -333,10 +333,18 @@ def test_whole_answers_in_lists_are_learned_judged_and_served(
         gates=LENIENT | {"accuracy": {"margin": 99.0, "min_rows": 10.0}},
     )
     for seed in (1, 2):
-        outcome = chain.learn(deliver(chain, word_questions(seed), f"q{seed}"), Steps())
+        steps = Steps(figures=seed == 2)
+        outcome = chain.learn(deliver(chain, word_questions(seed), f"q{seed}"), steps)
         assert outcome.decision == "promoted", outcome.reason
     assert {v["gate"]: v["outcome"] for v in outcome.verdicts}["forgetting"] == "pass"
     assert chain.state(2).spec.task_settings == {"scoring": "answers"}
+    assert 1 / 3 < outcome.metrics["holdout/chance"] < 1 / 2
+    assert 0 < outcome.metrics["holdout/margin"] < 1
+    drift = steps.results["examine"].drift
+    assert {"label", "prediction", "options", "margin", "entropy"} <= drift.columns.keys()
+    assert "confidence" not in drift.columns
+    files = registry.connection.client.list_artifacts(chain.runs[0].info.run_id, "figures")
+    assert "figures/options.png" in {file.path for file in files}
     frame = pd.DataFrame({"question": ["w33", "w44"], "options": [["w12", "w7"], ["w7", "w9"]]})
     told = registry.load(chain.stream.name).predict(frame)
     assert set(told["label"]) <= {"A", "B"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,12 @@ DRIFTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 WAYS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "adaptive, ρ of 1 or 0.5": ("adaptive", {"drifted": 0.5}, OURS),
     "adaptive, ρ of 1 or 0.1": ("adaptive", {"drifted": 0.1}, OURS),
+    "adaptive, ρ of 1 or 0": ("adaptive", {"drifted": 0.0}, OURS),
     "ρ = 1": ("ours", {}, OURS),
     "fine-tuning on": ("warm", {}, recipe("point", SHORT, **MORE)),
 }
 ADAPTIVE, BOLDER = "adaptive, ρ of 1 or 0.5", "adaptive, ρ of 1 or 0.1"
+ANEW = "adaptive, ρ of 1 or 0"
 FIXED, TUNED, FLIP = "ρ = 1", "fine-tuning on", "concept flip"
 
 
@@ -69,15 +71,17 @@ def judge(quick: bool, find: Find) -> Judged:
         criteria += _criteria(drift, seen, shared)
         tables.append(_table(drift, seen))
         said += [_at_the_end(drift, seen)]
+        if not _to_win([rounds_to_recover(found) for found in seen[FIXED].values()]):
+            said += ["There ρ = 1 recovers in one round, and nothing can be faster."]
         plots.append(_plot(drift, seen))
     return Judged(criteria, sorted(seeds), tables, plots, said if criteria else [])
 
 
 def _ways(drift: str, quick: bool) -> list[str]:
-    """Return the ways tried: the smaller ρ where the old is wrong, and not merely elsewhere."""
+    """Return the ways tried: to start over only where the old is wrong, and not elsewhere."""
     if quick:
         return [ADAPTIVE, FIXED]
-    return [way for way in WAYS if drift == FLIP or way != BOLDER]
+    return [way for way in WAYS if drift == FLIP or way != ANEW]
 
 
 def _cell(way: str, drift: str, seed: int, quick: bool) -> Cell:
@@ -111,23 +115,33 @@ def _criteria(
     drift: str, seen: Mapping[str, Mapping[int, Result]], seeds: list[int]
 ) -> list[Criterion]:
     needed = {way: [rounds_to_recover(found[s]) for s in seeds] for way, found in seen.items()}
-    found = [
-        Criterion(
-            f"{drift}: rounds to recover, adaptive ρ", over_seeds(needed[ADAPTIVE]), 2.0, False
-        ),
-        Criterion(
-            f"{drift}: rounds to recover, adaptive ρ − ρ = 1",
-            difference_over_seeds(needed[ADAPTIVE], needed[FIXED]),
-            FEWER,
-            at_least=False,
-        ),
-    ]
+    told = f"{drift}: rounds to recover, adaptive ρ"
+    found = [Criterion(told, over_seeds(needed[ADAPTIVE]), 2.0, False)]
+    for way, name, decides in ((ADAPTIVE, "0.5", _to_win(needed[FIXED])), (BOLDER, "0.1", False)):
+        if way not in seen:
+            continue
+        fewer = difference_over_seeds(needed[way], needed[FIXED])
+        told = f"{drift}: rounds to recover, adaptive ρ of 1 or {name} − ρ = 1"
+        found.append(Criterion(told, fewer, FEWER, at_least=False, decides=decides))
+        lower = difference_over_seeds(*([_after(seen[w][s]) for s in seeds] for w in (way, FIXED)))
+        told = f"{drift}: NLL of what holds now, mean over rounds, adaptive of 1 or {name} − ρ = 1"
+        found.append(Criterion(told, lower, 0.0, at_least=False, decides=False))
     if drift == "new domain" and TUNED in seen:
         old = {w: [100 * _at(seen[w][s], -1, "before") for s in seeds] for w in (ADAPTIVE, TUNED)}
         kept = difference_over_seeds(old[ADAPTIVE], old[TUNED])
         told = "new domain: accuracy kept of the old one, adaptive ρ − fine-tuning, points"
         found.append(Criterion(told, kept, 0.0))
     return found
+
+
+def _to_win(needed: Sequence[int]) -> bool:
+    """Say whether anything can be faster: nobody recovers in fewer rounds than one."""
+    return max(needed) > 1
+
+
+def _after(result: Result) -> float:
+    """Return the NLL of what holds now, in nats, mean over the rounds after the drift."""
+    return float(np.mean([_at(result, back, "now", "nll") for back in range(-AFTER, 0)]))
 
 
 def _at_the_end(drift: str, seen: Mapping[str, Mapping[int, Result]]) -> str:

@@ -23,8 +23,9 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         "adapter": {"bottleneck": 4},
         "prefix": {"length": 4},
     },
+    "LoRA and adapter: 3 and 6": {"lora": {"rank": 3, "alpha": 6}, "adapter": {"bottleneck": 6}},
 }
-HYBRID = "hybrid: 2, 4 and 4"
+HYBRID, PAIR = "hybrid: 2, 4 and 4", "LoRA and adapter: 3 and 6"
 REFUSED = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
@@ -44,12 +45,13 @@ def judge(quick: bool, find: Find) -> Judged:
         }
         for way in WAYS
     }
+    seen = {way: found for way, found in seen.items() if found or way != PAIR}
     seeds = sorted(set.intersection(*(set(found) for found in seen.values())))
     if not seeds:
         return Judged()
-    right = {way: [100 * seen[way][s].right.mean() for s in seeds] for way in WAYS}
-    nlls = {way: [seen[way][s].nll.mean() for s in seeds] for way in WAYS}
-    single = [way for way in WAYS if way != HYBRID]
+    right = {way: [100 * seen[way][s].right.mean() for s in seeds] for way in seen}
+    nlls = {way: [seen[way][s].nll.mean() for s in seeds] for way in seen}
+    single = [way for way in seen if len(WAYS[way]) == 1]
     best = max(single, key=lambda way: np.mean(right[way]))
     likeliest = min(single, key=lambda way: np.mean(nlls[way]))
     curves = [_curve(seen[HYBRID][seed]) for seed in seeds]
@@ -71,6 +73,10 @@ def judge(quick: bool, find: Find) -> Judged:
             decides=False,
         ),
     ]
+    if PAIR in seen:
+        gap = difference_over_seeds(right[PAIR], right[best])
+        told = f"accuracy of LoRA and adapter without a prefix − of {best}, points"
+        criteria.append(Criterion(told, gap, -0.5, decides=False))
     lines = {way: pooled(list(found.values())).rejection() for way, found in seen.items()}
     plot = Plot("rejection", "accuracy of what is not refused", {"lines": lines})
     return Judged(criteria, seeds, [_table(seen, seeds)], [plot])

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from benchmarks.peers.problem import SMOLLM2
 from benchmarks.reproduction.cells import Cell
 from benchmarks.reproduction.claim import Claim, Criterion, Find, Judged, Plot, Table
 from benchmarks.reproduction.recipes import HEAD_STD, hasty, known, ours, recipe
 from benchmarks.reproduction.said import Said, pooled
 from benchmarks.reproduction.statistics import Estimate, over_rows, over_seeds
 
-# Set → test rows. Every seed draws other training and test rows.
-SETS = {"movie": 600, "sentences": 600, "mpqa": 600, "trec6": 480}
 SEEDS = (0, 1, 2)
 ROWS, SELECTION = 500, 100
 # An ECE that a calibrated model of as many rows can show (method notes, traps).
 MODEST = 0.05
+# Points of accuracy within which nothing is lost (method notes, R1).
+LOSS = 1.5
 
 # A fit → its recipe and what is read from it; several ways of predicting share a fit. The
 # ensemble's first member is the point estimate. It is three times as dear, and has one seed only.
@@ -50,10 +52,49 @@ WAYS = {
     OURS: ("ours", "10"),
     "ours with a point head": ("ours, point head", "10"),
 }
-# What is three times as dear: the first seed only.
-ONCE = ("ensemble",)
-# Where the point estimate does not over-fit there is nothing to win, and little is run.
-TOLD, ENOUGH = "trec6", ("ours", "point", "blob")
+# What is three times as dear: the first seed only, and of that the first member is the point.
+ONCE = "ensemble"
+ALL = tuple(fit for fit in FITS if fit != "point")
+LATER = ("point", *(fit for fit in ALL if fit != ONCE))
+ENOUGH = ("ours", "point", "blob")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A set, and what is paid for on it. Every seed draws other training and test rows.
+
+    Attributes:
+        test: rows.
+        train: rows; as many more are kept aside, for what chooses by them.
+        first, later: the fits of the first seed, and of the others.
+        asked: what its recipes have in common that is not everybody's.
+        words: of it, for the page.
+    """
+
+    test: int
+    train: int = ROWS
+    first: tuple[str, ...] = ALL
+    later: tuple[str, ...] = LATER
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    words: str = ""
+
+
+# A decoder answers with its own output rows: it has no head that could be Gaussian.
+_QUESTIONS = Trial(
+    400, 400, (*ENOUGH, "mc_dropout"), (*ENOUGH, "mc_dropout"),
+    {"base": SMOLLM2, "task": "choice", "tokens": 56, "head_std": 0.0}, ", SmolLM2-135M",
+)  # fmt: skip
+
+SETS: dict[str, Trial] = {
+    "movie": Trial(600),
+    "sentences": Trial(600),
+    "mpqa": Trial(600),
+    # Where the point estimate does not over-fit there is nothing to win, and little is run.
+    "trec6": Trial(480, later=ENOUGH),
+    "subj": Trial(600, first=(*ENOUGH, "mc_dropout"), later=(*ENOUGH, "mc_dropout")),
+    "openbookqa": _QUESTIONS,
+    "boolq": _QUESTIONS,
+}
 # Not a baseline at equal cost: ours itself, or three times as dear.
 APART = {name for name in WAYS if "ours" in name or "three times" in name}
 
@@ -65,15 +106,17 @@ def cells(quick: bool) -> list[Cell]:
     return [
         _cell(fit, name, seed, quick)
         for seed in SEEDS
-        for name in SETS
-        for fit in FITS
-        if _possible(fit) and _wanted(fit, name, seed)
+        for name, trial in SETS.items()
+        for fit in (trial.first if seed == SEEDS[0] else trial.later)
+        if _possible(fit)
     ]
 
 
 def judge(quick: bool, find: Find) -> Judged:
     """Return ECE, NLL and accuracy of every way, and whether ours is what was promised."""
-    tables, criteria, plots, said, good, lowest = [], [], [], [], 0, 0
+    tables, criteria, plots, said = [], [], [], []
+    promised: list[list[Criterion]] = []
+    rivalled: list[list[Criterion]] = []
     seeds: set[int] = set()
     for name in ["trec6"] if quick else SETS:
         ways = ways_of(quick, find, name)
@@ -82,28 +125,29 @@ def judge(quick: bool, find: Find) -> Judged:
         both = sorted(set(ways[POINT]) & set(ways[OURS]))
         seeds |= set(both)
         found = _against_point(name, ways, both)
-        good += all(one.met for one in found)
-        rival = _against_rivals(name, ways)
-        lowest += bool(rival and rival.met)
-        criteria += [*found, *([rival] if rival else [])]
+        rivals = _against_rivals(name, ways)
+        promised, rivalled = [*promised, found], [*rivalled, rivals]
+        criteria += [*found, *rivals]
         tables.append(_table(name, ways))
         plots.append(_reliability(name, ways, both))
         said += _modest(name, pooled(list(ways[POINT].values())))
     if not tables:
         return Judged()
-    counts = [
-        ("sets where ECE, NLL and accuracy are all as promised", good),
-        ("sets where our NLL is the lowest at equal cost", lowest),
+    criteria += [
+        Criterion("sets where ECE, NLL and accuracy are all as promised", counted(promised), 2.0),
+        Criterion("sets where our NLL is the lowest at equal cost", counted(rivalled), 2.0),
     ]
-    criteria += [Criterion(what, Estimate(n, n, n), min(2, len(SETS))) for what, n in counts]
     return Judged(criteria, sorted(seeds), tables, plots, said)
 
 
-def _wanted(fit: str, name: str, seed: int) -> bool:
-    """Say whether a fit is paid for; the ensemble's first member is the first seed's point."""
-    if seed == SEEDS[0]:
-        return fit != "point"
-    return fit not in ONCE and (name != TOLD or fit in ENOUGH)
+def counted(sets: list[list[Criterion]]) -> Estimate:
+    """Return on how many sets every figure is met; surely, and where none is surely missed."""
+    found = [one for one in sets if one]
+    return Estimate(
+        float(sum(all(figure.met for figure in one) for one in found)),
+        float(sum(all(figure.surely for figure in one) for one in found)),
+        float(sum(not any(figure.surely_missed for figure in one) for one in found)),
+    )
 
 
 def _possible(fit: str) -> bool:
@@ -111,8 +155,9 @@ def _possible(fit: str) -> bool:
 
 
 def _cell(fit: str, name: str, seed: int, quick: bool) -> Cell:
-    made, readings = FITS[fit]
-    sizes = {"train": ROWS, "test": SETS[name], "selection": SELECTION}
+    trial, (made, readings) = SETS[name], FITS[fit]
+    made = {**made, **trial.asked}
+    sizes = {"train": trial.train, "test": trial.test, "selection": SELECTION}
     if quick:
         sizes = {"train": 48, "test": 60, "selection": 20}
         made = hasty(made, 3, 0.2)
@@ -128,11 +173,14 @@ def ways_of(quick: bool, find: Find, name: str) -> dict[str, dict[int, Said]]:
             continue
         if quick and way == POINT:
             fit, reading = "laplace", "0"
+        # An ensemble's first member is the point estimate, which is also had for itself.
+        also = [other for other in ("point",) if fit == ONCE and reading in FITS[other][1]]
         for seed in SEEDS:
-            one = "point" if seed != SEEDS[0] and reading in FITS["point"][1] else fit
-            result = find(_cell(one, name, seed, quick))
-            if result is not None:
-                found.setdefault(way, {})[seed] = Said.of(result["readings"][reading]["test"])
+            results = [find(_cell(one, name, seed, quick)) for one in (fit, *also)]
+            for result in results:
+                if result is not None:
+                    said = Said.of(result["readings"][reading]["test"])
+                    found.setdefault(way, {}).setdefault(seed, said)
     return found
 
 
@@ -156,12 +204,12 @@ def _against_point(
         Criterion(
             f"{name}: our NLL ÷ the point estimate's", over_rows(nll_ratio, rows), 0.5, False
         ),
-        Criterion(f"{name}: accuracy gained, points", over_rows(gained, rows), 0.0),
+        Criterion(f"{name}: accuracy gained, points", over_rows(gained, rows), 0.0, slack=LOSS),
     ]
-    return [Criterion(t.what, t.value, t.target, t.at_least, decides=False) for t in told]
+    return [replace(one, decides=False) for one in told]
 
 
-def _against_rivals(name: str, ways: Mapping[str, Mapping[int, Said]]) -> Criterion | None:
+def _against_rivals(name: str, ways: Mapping[str, Mapping[int, Said]]) -> list[Criterion]:
     """Return our NLL less that of the best of the baselines at equal cost, paired by row."""
     mine = ways[OURS]
     less = {
@@ -172,11 +220,11 @@ def _against_rivals(name: str, ways: Mapping[str, Mapping[int, Said]]) -> Criter
         if way not in APART and set(seen) & set(mine)
     }
     if not less:
-        return None
+        return []
     best = max(less, key=lambda way: float(np.mean(less[way])))
     gap = over_rows(lambda counts: counts @ less[best] / counts.sum(1), len(less[best]))
     what = f"{name}: our NLL − that of the best baseline at equal cost ({best}), nats"
-    return Criterion(what, gap, 0.0, False, decides=False)
+    return [Criterion(what, gap, 0.0, False, decides=False)]
 
 
 def _modest(name: str, point: Said) -> list[str]:
@@ -204,7 +252,9 @@ def _table(name: str, ways: Mapping[str, Mapping[int, Said]]) -> Table:
             ]
         )  # fmt: skip
     columns = ["", "accuracy, %", "ECE", "95 % over rows", "NLL, nats", "by seed"]
-    return Table(f"{name}: {ROWS} training rows, {SETS[name]} test rows a seed", columns, rows)
+    trial = SETS[name]
+    title = f"{name}{trial.words}: {trial.train} training rows, {trial.test} test rows a seed"
+    return Table(title, columns, rows)
 
 
 def _reliability(name: str, ways: Mapping[str, Mapping[int, Said]], seeds: list[int]) -> Plot:
@@ -225,9 +275,11 @@ R1 = Claim(
     about="MiniLM, LoRA of rank 8 on query and value of the top two layers, 500 training rows, 20 "
     "epochs of minibatches of 16, which is well past the point estimate's best: every way but the "
     "ensemble takes the same 640 steps on the same rows; the ensemble, three times as dear, has "
-    "one seed, and so have most ways on trec6. ECE has 15 bins and is of all seeds' test rows "
-    "together: of fewer rows even a perfectly calibrated model shows several per cent. Intervals "
-    "resample rows, paired.",
+    "one seed, and so have most ways on trec6. The last two sets are questions of four and of "
+    "two options for SmolLM2-135M, answered by a letter, 400 rows: there is no head, and ours is "
+    "the one with a point head; on those and on subj fewer ways were run. ECE has 15 bins and is "
+    "of all seeds' test rows together: of fewer rows even a perfectly calibrated model shows "
+    "several per cent. Intervals resample rows, paired.",
     cells=cells,
     judge=judge,
 )

@@ -58,6 +58,12 @@ GROUPS: dict[str, Group] = {
         recipe("bora", 30, tokens=32, plan={"rho_learning_rate": 0.12}),
         draws=4,
     ),
+    "readers, λ = 1": Group(
+        "The same six readers under λ = 1",
+        tuple(READERS), 48, 100, (100, 1000),
+        recipe("bora", 30, tokens=32, plan={"rho_learning_rate": 0.12}, changes={"kl_weight": 1.0}),
+        draws=4, seeds=(0,), decides=False,
+    ),
     "domains": Group(
         "Eight domains that ask nearly the same question",
         ("movie", "nyt", "tweets", "amazon", "uci_amazon", "uci_imdb", "uci_yelp", "mpqa"),
