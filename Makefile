@@ -107,7 +107,7 @@ chaos: setup
 	@$(BIN)/python -m chaos.fleet || test $$? -eq 2
 	@$(CHAOS) zombies hands rivals full_disk --runs $(CHAOS_FEW) $(CHAOS_ARGS)
 	@$(CHAOS) store stalls --runs $(CHAOS_FEW) $(CHAOS_ARGS)
-	@$(CHAOS) mlflow_killed prefect_killed postgres_killed schedulers --runs $(CHAOS_FEW) $(CHAOS_ARGS) || \
+	@$(CHAOS) mlflow_killed prefect_killed postgres_killed schedulers lost_slots --runs $(CHAOS_FEW) $(CHAOS_ARGS) || \
 	  test $$? -eq 2
 	@$(CHAOS) clocks --runs $(CHAOS_FEW) $(CHAOS_ARGS) || test $$? -eq 2
 	@$(CHAOS) --docs docs/chaos.md

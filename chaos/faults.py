@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from chaos import clocks, full_disk, hands, rivals, schedulers, served, store, stories
+from chaos import clocks, full_disk, hands, lost_slots, rivals, schedulers, served, store, stories
 from chaos.downtime import downtime
 from chaos.kills import kills
 from chaos.stage import Run, Stage
@@ -76,6 +76,14 @@ FAULTS = {
         "two schedulers watch the stream at once: two of Prefect's servers that know nothing of "
         "each other, or one twice",
         schedulers.schedulers,
+        ("two rounds",),
+        served.Served,
+        served.unable,
+    ),
+    "lost_slots": Fault(
+        "Prefect's server dies in the middle of taking or giving back a lock, whose slot is then "
+        "taken though nobody holds it, and is started again",
+        lost_slots.lost_slots,
         ("two rounds",),
         served.Served,
         served.unable,

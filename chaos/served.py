@@ -23,6 +23,9 @@ from flows.environment import HABITS, SILENCE, applied
 
 STREAM = "chaos"
 ATTEMPTS = 6
+# Seconds after which a lock that nobody holds is replaced, where the product waits for four
+# minutes: a holder who lives is to be spared by this too, and has three heartbeats for it.
+UNHELD = 100.0
 
 
 class Served(Stage):
@@ -82,8 +85,9 @@ class Served(Stage):
         real = mlflow.MlflowClient
         mlflow.MlflowClient = lambda *args, **kwargs: WatchedClient(real(*args, **kwargs), points)
         watch_requests(points, self.servers.env["PREFECT_API_URL"])
-        from flows import watch
+        from flows import holders, watch
 
+        holders.UNHELD = UNHELD
         failed: list[str] = []
         watch.round_flow = noting(watch.round_flow, failed)
         entered(home)

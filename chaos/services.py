@@ -187,6 +187,10 @@ class Services:
         self.mlflow = self._service("mlflow", mlflow, f"{url['mlflow']}/health")
         self.prefect = self._prefect("prefect", ports["prefect"])
 
+    def home_of(self, prefect: str) -> Path:
+        """Return the home of a Prefect server, by its name."""
+        return self.desk / prefect
+
     def another_prefect(self) -> tuple[Service, str]:
         """Return a second Prefect server, not started yet, with locks of its own; its address."""
         port = processes.free_port()
@@ -197,7 +201,8 @@ class Services:
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "0.0.0.0"]
         own = {
             **self.env,
-            "PREFECT_HOME": str(self.desk / name),
+            "PREFECT_HOME": str(self.home_of(name)),
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "chaos.leases",
             "PREFECT_API_DATABASE_CONNECTION_URL": self.postgres.url(name, "asyncpg"),
         }
         health = f"http://{self.address}:{port}/api/health"
