@@ -23,11 +23,13 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from bhpeft.errors import ConfigError, StateError
 from bhpeft.learning import handover
@@ -37,6 +39,8 @@ PORT = 29400
 CHUNK = 64 * 2**20
 # Seconds between two looks whether a training has begun, and that one waits for all to come.
 LOOK, MEETING = 1.0, 600
+# How long who let the ranks meet may take to answer, and what a rank's last word is called there.
+SOON, _WORD = timedelta(seconds=10), "bhpeft/ended/{}"
 # Linux's number of the call that returns an interface's address.
 _SIOCGIFADDR = 0x8915
 
@@ -178,6 +182,29 @@ def bring(folder: Path) -> None:
     if takes:
         handover.settle_in(folder)
     dist.barrier(group)
+
+
+def leave_word(word: str) -> None:
+    """Leave this rank's last word where all ranks met, before it closes its connections.
+
+    Raises:
+        DistError: nobody is there any more.
+    """
+    _meeting_place().set(_WORD.format(os.environ["RANK"]), word)
+
+
+def words_left() -> dict[int, str]:
+    """Return the last words that ranks have left, by rank.
+
+    Raises:
+        DistError: nobody is there any more.
+    """
+    place, names = _meeting_place(), map(_WORD.format, range(int(os.environ["WORLD_SIZE"])))
+    return {rank: place.get(n).decode() for rank, n in enumerate(names) if place.check([n])}
+
+
+def _meeting_place() -> TCPStore:
+    return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=SOON)
 
 
 def inside(folder: Path, name: str) -> Path:

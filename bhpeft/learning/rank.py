@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch.distributed as dist
+
 from bhpeft.errors import BhpeftError
 from bhpeft.learning import machines
 from bhpeft.learning.fit import Watch, fit
@@ -32,7 +34,7 @@ EVERY = 0.5
 def main(folder: Path) -> None:
     """Learn the problem in `folder` with the other ranks."""
     _end_with_parent()
-    with _telling(folder), joined() as ranks:
+    with _telling(folder), joined() as ranks, _telling_the_first(folder):
         if machines.elsewhere():
             machines.bring(folder)
         lesson, generator, kept = taken_over(folder, ranks)
@@ -56,15 +58,45 @@ def _telling(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as problem:
-        parts = ("what", "found", "expected", "remedy")
-        known = isinstance(problem, BhpeftError)
-        said = {
+        _replace(folder / ERROR.format(rank=os.environ["RANK"]), _said_of(problem))
+        raise
+
+
+@contextmanager
+def _telling_the_first(folder: Path) -> Iterator[None]:
+    """Bring a word about what ends a rank of another machine to the folder of the round's.
+
+    While the ranks are connected: whoever loses the connection finds the word there already.
+    """
+    try:
+        yield
+    except Exception as problem:
+        if machines.elsewhere():
+            try:
+                _bring_word(folder, problem)
+            except dist.DistError as lost:
+                problem.add_note(f"What ended ranks of other machines is not known: {lost}")
+        raise
+
+
+def _bring_word(folder: Path, problem: Exception) -> None:
+    if os.environ["GROUP_RANK"] != "0":
+        machines.leave_word(_said_of(problem))
+        return
+    for rank, said in machines.words_left().items():
+        _replace(folder / ERROR.format(rank=rank), said)
+
+
+def _said_of(problem: Exception) -> str:
+    parts = ("what", "found", "expected", "remedy")
+    known = isinstance(problem, BhpeftError)
+    return json.dumps(
+        {
             "kind": type(problem).__name__,
             "parts": {part: getattr(problem, part) for part in parts} if known else None,
             "text": " ".join(str(problem).split()),
         }
-        _replace(folder / ERROR.format(rank=os.environ["RANK"]), json.dumps(said))
-        raise
+    )
 
 
 def _written(path: Path) -> Watch:

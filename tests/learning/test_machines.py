@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,10 +33,11 @@ from bhpeft.learning.machines import (
     meeting_at,
 )
 from bhpeft.learning.ranks import ALONE
-from bhpeft.learning.torchrun import Torchrun, command_of
+from bhpeft.learning.torchrun import Torchrun, _explained, command_of, started
 from chaos.hosts import able
 from flows.processes import free_port
 from tests import tiny
+from tests.learning import short_rank
 from tests.learning.test_checkpoint import same
 from tests.learning.test_torchrun import base, problem
 
@@ -125,6 +126,27 @@ def test_two_machines_learn_what_two_processes_of_one_do(
         other.terminate()
         assert other.wait(timeout=60) == 0
     assert list(desks.iterdir()) == [], "what was sent goes with the training"
+
+
+@pytest.mark.slow
+def test_a_shortage_on_a_machine_that_joined_is_named_where_the_round_is(tmp_path: Path) -> None:
+    """It has no file of ours; without a word from it, all there is to see is a lost connection."""
+    meeting = Meeting(2, f"127.0.0.1:{free_port()}", seconds=120)
+    desks, log = [tmp_path / "round", tmp_path / "other"], tmp_path / "log"
+    with ExitStack() as stack:
+        out = stack.enter_context(log.open("wb"))
+        running = []
+        for node, desk in enumerate(desks):
+            desk.mkdir()
+            command = command_of(1, meeting.options(node), desk)
+            command[command.index("--module") + 1] = short_rank.__name__
+            environment = {**os.environ, **meeting.environment()}
+            running.append(stack.enter_context(started(command, environment, out)))
+        codes = [process.wait(timeout=120) for process in running]
+    assert all(codes)
+    found = _explained(desks[0], codes[0], log)
+    assert type(found) is MemoryError, found
+    assert "Tried to allocate 2 GiB" in str(found)
 
 
 @contextmanager
