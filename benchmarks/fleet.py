@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.streams import deliver, stream
+from benchmarks.streams import deliver, registry_of, stream
 from bhpeft.errors import FitError
 from bhpeft.registry import Registry
 from bhpeft.registry.records import prefixed
@@ -73,7 +73,7 @@ def _lived(first: Stream) -> None:
         deliver(first, pd.DataFrame({"text": [f"day {day}"], "label": ["positive"]}), day)
         for day in range(len(ROUNDS) + 1)
     ]
-    registry = Registry(f"sqlite:///{Path(first.home, 'mlflow.db').resolve()}")
+    registry = registry_of(first)
     parent = None
     for decision, batch in zip(ROUNDS, batches, strict=False):
         number = _entered(registry, first.name, batch.batch_id, batch.digest, parent, decision)

@@ -15,8 +15,7 @@ HERE = Path(__file__).parent
 HEAD = """# Benchmarks
 
 What bhpeft costs beside what people use today. `make bench` runs all of them in half an hour on
-two cores and writes this page; `python -m benchmarks NAME --json FILE` runs one. This run had one
-core, beside another at full load, and took 31 minutes; what each may take was cut after it.
+two cores and writes this page; `python -m benchmarks NAME --json FILE` runs one.
 
 Every figure is the median of interleaved repeats with its quartiles, by the CPU time of one thread,
 and better when lower. A target is the most a figure may be. Targets differ by whether the CPU has
@@ -29,7 +28,7 @@ def write(results: Path) -> Path:
     found = json.loads(results.read_text(encoding="utf-8"))
     folder = results.with_suffix("")
     plots = draw(found, folder)
-    parts = [HEAD, _machines(found), _summary(found)]
+    parts = [HEAD, _machines(found), _duration(found), _summary(found)]
     for one in found:
         parts.append(_section(one))
         if one["name"] in plots:
@@ -49,6 +48,11 @@ def _machines(found: list[dict[str, Any]]) -> str:
         f"- {words}" + (f" ({', '.join(n)})" if len(told) > 1 else "") for words, n in told.items()
     ]
     return "\n".join(["## The machine\n", *lines, ""])
+
+
+def _duration(found: list[dict[str, Any]]) -> str:
+    minutes = sum(one["seconds"] for one in found) / 60
+    return f"The run took {minutes:.1f} minutes, one benchmark after another.\n"
 
 
 def _in_words(one: dict[str, Any]) -> str:

@@ -4,8 +4,8 @@
 own champion. Both train on the same rows and judge the old and the new model on the same new
 hold-out and on those of earlier batches, look for drift, and record all of it in MLflow on SQLite.
 Ours is a Gaussian posterior with every gate, predicting by the stream file's default: the cheapest
-predictor that is as faithful as ten draws, measured against a hundred. CPU time; two small rounds
-of each side, which import and set up, come first and are left out.
+predictor that is as faithful as ten draws, measured against a hundred. CPU time; two smaller rounds
+of each side, which import and set up and make its champion, come first and are left out.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +23,7 @@ from benchmarks.machine import target
 from benchmarks.paired import Row, over, row
 from benchmarks.peers.plain_round import PlainRound
 from benchmarks.peers.problem import minilm
-from benchmarks.streams import BASE, stream
+from benchmarks.streams import BASE, registry_of, stream
 from benchmarks.texts import opinions
 from benchmarks.timed_rounds import Timed, timed_rounds
 from bhpeft.data.split import side_of
@@ -45,13 +46,14 @@ products. So the hundred draws would have to be fewer than half to meet the targ
 """
 
 EPOCHS = 2
-WARM = 2
+# Texts of the rounds that come first: enough for a champion, and for what only a second one does.
+WARM = (600, 200)
 LABELS = ("negative", "positive")
 
 
 def rows(budget: Budget) -> list[Row]:
     """Return our warm rounds over the script's, and where ours go."""
-    ours, plain = zip(*list(_rounds(budget))[WARM:], strict=True)
+    ours, plain = zip(*list(_rounds(budget))[len(WARM) :], strict=True)
     seconds = [one.seconds for one in ours]
     named = {"training": "train_candidate", "scoring": "scoring"}
     return [
@@ -68,21 +70,29 @@ def _rounds(budget: Budget) -> Iterator[tuple[Timed, float]]:
     with tempfile.TemporaryDirectory() as folder:
         problem = minilm(tokens=128, layers=budget.of(None, 1))
         plain = PlainRound(Path(folder), problem, LABELS, EPOCHS)
-        ours = timed_rounds(_stream(Path(folder, "ours"), budget), iter(batches))
+        home = _stream(Path(folder, "ours"), budget)
+        ours = timed_rounds(home, iter(batches))
         for done, batch in enumerate(batches):
-            if done > WARM and (time.monotonic() - began) * (done + 1) / done > budget.seconds:
+            if done == len(WARM) and not budget.smoke:
+                _check_champion(home)
+            if done > len(WARM) and (time.monotonic() - began) * (done + 1) / done > budget.seconds:
                 return
             yield next(ours), _script(plain, batch)
 
 
 def _batches(budget: Budget) -> list[pd.DataFrame]:
-    """Return the small batches that come first, and as many whole ones as there are."""
-    sentences, small, size = opinions(), budget.of(200, 100), budget.of(2000, 100)
-    starts = [small * at for at in range(WARM)]
-    starts += range(small * WARM, len(sentences) - size + 1, size)
-    sizes = [small] * WARM + [size] * (len(starts) - WARM)
-    found = [sentences.iloc[at : at + n] for at, n in zip(starts, sizes, strict=True)]
-    return found[: budget.of(None, WARM + 1)]
+    """Return the smaller batches that come first, and as many whole ones as there are."""
+    sentences, size = opinions(), budget.of(2000, 100)
+    first = budget.of(WARM, (100,) * len(WARM))
+    whole = budget.of((len(sentences) - sum(first)) // size, 1)
+    ends = list(accumulate([*first, *[size] * whole]))
+    return [sentences.iloc[at:end] for at, end in pairwise([0, *ends])]
+
+
+def _check_champion(home: Stream) -> None:
+    """Fail if a whole round would have nothing to continue: it would score half as much."""
+    if registry_of(home).champion(home.name) is None:
+        raise RuntimeError("none of our smaller rounds was promoted")
 
 
 def _script(plain: PlainRound, batch: pd.DataFrame) -> float:
@@ -95,7 +105,7 @@ def _script(plain: PlainRound, batch: pd.DataFrame) -> float:
 def _stream(home: Path, budget: Budget) -> Stream:
     """Return a stream with the file's defaults but for the two epochs.
 
-    Rho's rate is large, since the small first round has few steps to travel in; none costs more.
+    Rho's rate is large, since the first rounds have few steps to travel in; none costs more.
     """
     layers, rho = budget.of("", "layers = 1\n"), budget.of(0.5, 2.0)
     few = budget.of("", "[prediction]\ndraws = 2\nfidelity_rows = 2\nfidelity_draws = 20\n")

@@ -27,19 +27,19 @@ from benchmarks.overhead import small_stream
 from benchmarks.paired import Row, row
 from benchmarks.peers.loop import Loop
 from benchmarks.peers.problem import minilm
+from benchmarks.streams import registry_of
 from benchmarks.texts import opinions
 from benchmarks.timed_rounds import Timed, timed_rounds
 from bhpeft.data.split import side_of
 from bhpeft.learning.predict import Predictor
-from bhpeft.registry import Registry
 from bhpeft.stream import Stream
 
 NOTES = """
 Memory had grown by three quarters over thirty rounds until oneDNN was kept from keeping a thousand
-kernels, one for each shape of a product in bfloat16 (`bhpeft/__init__.py`). Models are not what is
-left: 24 of them, built, run forward and back and dropped one after another, held no more at the end
-than after twelve; with their weights laid out for products, a tenth more all along, which is the
-difference to the 1.10 of an earlier run without. What the rest is was not found.
+kernels, one for each shape of a product in bfloat16 (`bhpeft/__init__.py`), and by a seventh over
+fifty until glibc was kept from giving every thread an arena of its own (`bhpeft.allocator`): what
+was allocated had not grown at all, but each of MLflow's threads left a heap of free pages behind.
+A process also gives back what a round has freed, and holds a quarter less after each than it did.
 
 The chain's NLL is above retraining's by more than the target allows. Its rounds are as small as a
 benchmark of fifty needs them: one pass over 84 rows is six steps, and rho's rate is fifty times the
@@ -102,7 +102,7 @@ def _over(later: Sequence[Timed], first: Sequence[Timed], figure: str) -> list[f
 
 def _nll(home: Stream, folder: Path, unseen: pd.DataFrame) -> float:
     """Return the champion's NLL, all of its Gaussian weights taking part."""
-    registry = Registry(f"sqlite:///{Path(home.home, 'mlflow.db').resolve()}")
+    registry = registry_of(home)
     champion = registry.champion(home.name)
     assert champion is not None
     version = Predictor.load(registry.download(champion, folder))

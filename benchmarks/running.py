@@ -78,11 +78,12 @@ def every(results: Path, smoke: bool, seconds: float | None, say: Callable[[str]
             continue
         began = time.monotonic()
         problem = _in_a_process(name, file, smoke, usual if seconds is None else seconds)
-        say(f"{name}: {problem or 'done'} ({time.monotonic() - began:.0f} s)")
+        took = time.monotonic() - began
+        say(f"{name}: {problem or 'done'} ({took:.0f} s)")
         if problem:
             failed.append(name)
             continue
-        _dated(file, commit)
+        _dated(file, commit, took)
     done = [
         json.loads(path.read_text())
         for name in BENCHMARKS
@@ -118,9 +119,9 @@ def _in_a_process(name: str, file: Path, smoke: bool, seconds: float) -> str | N
     return None
 
 
-def _dated(file: Path, commit: str) -> None:
+def _dated(file: Path, commit: str, took: float) -> None:
     found = json.loads(file.read_text(encoding="utf-8"))
-    found |= {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit}
+    found |= {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit, "seconds": round(took)}
     file.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 

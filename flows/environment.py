@@ -22,6 +22,8 @@ HABITS = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES_ON_DISK,
     "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "120",
     "OMP_WAIT_POLICY": "PASSIVE",
+    # What bhpeft.allocator sets too, but in a flow Prefect has begun its threads by then.
+    "MALLOC_ARENA_MAX": "1",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # What a server answers whose database is away: worth waiting for, as no answer is.

@@ -65,6 +65,7 @@ definitions:
           MLFLOW_DISABLE_TELEMETRY: "true" # DO_NOT_TRACK=1 does not silence MLflow
           DO_NOT_TRACK: "1"
           OMP_WAIT_POLICY: PASSIVE
+          MALLOC_ARENA_MAX: "1" # bhpeft.allocator says why
           PREFECT_FLOWS_HEARTBEAT_FREQUENCY: "30"
           PREFECT_CLIENT_RETRY_EXTRA_CODES: "500" # what a server without its database answers
   watch: &watch # one run a stream; a second one would find the same batches, so it is cancelled

@@ -1,10 +1,13 @@
-"""A process does not grow with the shapes it has seen."""
+"""A process does not grow with the shapes it has seen, nor with the threads it had."""
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
+
+import pytest
 
 # Six hundred shapes of a bfloat16 product, as texts of any length make them.
 PROGRAM = """
@@ -29,3 +32,59 @@ def test_kernels_of_shapes_long_gone_are_not_kept() -> None:
         [sys.executable, "-c", PROGRAM], env=around, check=True, capture_output=True, text=True
     )
     assert float(done.stdout) < 250
+
+
+# Eight threads that allocate at once, then what glibc says of its arenas.
+THREADS = """
+import bhpeft, ctypes, threading
+together = threading.Barrier(8)
+def allocate():
+    together.wait()
+    ctypes.CDLL(None).malloc(100_000)
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+libc = ctypes.CDLL(None)
+libc.fdopen.restype = ctypes.c_void_p
+libc.malloc_info(0, ctypes.c_void_p(libc.fdopen(1, b"w")))
+libc.fflush(None)
+"""
+
+# 200 MB in pieces that the allocator keeps, since each has a neighbour that stays.
+PIECES = """
+from benchmarks.memory import resident
+from bhpeft.allocator import give_back
+pieces = [bytearray(100_000) for _ in range(2_000)]
+stays = pieces[::20]
+full = resident()
+del pieces
+freed = resident()
+give_back()
+print((full - freed) / 2**20, (full - resident()) / 2**20)
+"""
+
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+
+
+def printed(program: str, **variables: str) -> str:
+    around = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=around | variables,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout
+
+
+@glibc
+def test_all_threads_allocate_from_one_arena_unless_somebody_says_otherwise() -> None:
+    assert printed(THREADS).count("<heap nr=") == 1
+    assert printed(THREADS, MALLOC_ARENA_MAX="4").count("<heap nr=") > 1
+
+
+@glibc
+def test_what_is_free_is_given_back() -> None:
+    kept, given = map(float, printed(PIECES).split())
+    assert kept < 100 < 150 < given

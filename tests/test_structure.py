@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 # Arrows run from the end of this list to its beginning, never back and never sideways.
 LAYERS = (
-    {"bhpeft.secrecy", "bhpeft.threads"},
+    {"bhpeft.allocator", "bhpeft.secrecy", "bhpeft.threads"},
     {"bhpeft.errors"},
     {"bhpeft.plugins", "bhpeft.section"},
     {"bhpeft.operation", "bhpeft.delivery"},

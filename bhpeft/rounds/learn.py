@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from bhpeft.allocator import give_back
 from bhpeft.data.batch import Batch, merged
 from bhpeft.data.contract import Contract, load_contract
 from bhpeft.errors import BatchAlreadyLearned, BatchError
@@ -109,6 +110,7 @@ def learn(
         made = _make_version(
             stream, batch, contract, registry, parent, run, progress, by, group_lock
         )
+        give_back()
     else:
         made = _taken_up(earlier, registry)
     run(conclude, registry, made, parent, lock, by)

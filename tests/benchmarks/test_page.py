@@ -20,7 +20,7 @@ from benchmarks.plots import cost_and_fidelity, growth
 def found(name: str, *rows: Row) -> dict[str, object]:
     return {
         "name": name, "machine": machine(), "rows": [vars(one) for one in rows],
-        "date": "2026-01-07", "commit": "0123abc",
+        "date": "2026-01-07", "commit": "0123abc", "seconds": 90,
     }  # fmt: skip
 
 
@@ -34,6 +34,7 @@ def test_a_missed_target_is_said_at_the_top_and_in_its_section(tmp_path: Path) -
     assert "| fast ÷ stock | 0.5 | 0.4 to 0.6 | ≤ 0.8 | met |" in page
     assert "![train_step](benchmarks/train_step.svg)" in page
     assert "commit 0123abc, 2026-01-07" in page
+    assert "The run took 1.5 minutes" in page
 
 
 def test_the_same_figures_make_the_same_page_and_the_same_plots(tmp_path: Path) -> None:
