@@ -40,7 +40,10 @@ STREAM_FOLDERS = ("streams", "deploy/streams")
 class Adaptive(Section):
     """Which ρ is tried beside the usual one when the data drift."""
 
-    drifted: float = Field(0.5, ge=0, le=1)
+    # Where the data drift, to start over was better than to keep a tenth or half of the past, on
+    # a conjugate model (tests/rounds/test_adaptive_forgetting.py) and after a flip (R6 of
+    # docs/reproduction.md); where the past still serves, the usual ρ wins the comparison.
+    drifted: float = Field(0.0, ge=0, le=1)
 
 
 class Learning(Section):

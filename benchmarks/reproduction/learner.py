@@ -19,7 +19,7 @@ import torch
 from torch import Generator
 
 from benchmarks.peers.problem import MINILM
-from bhpeft.learning.build import build_model, first_state
+from bhpeft.learning.build import anew, build_model, first_state
 from bhpeft.learning.complete import complete
 from bhpeft.learning.finishes import Selection
 from bhpeft.learning.lesson import Lesson
@@ -148,7 +148,10 @@ class Learner:
             changes: fields of the plan for this round.
         """
         prior = state.prior if first else power_prior(state.posterior, state.prior, forgetting)
-        start = state if first else replace(state, posterior=prior)
+        start = state
+        if not first:
+            begun = prior if forgetting > 0 else anew(prior, self.variant, self.generator)
+            start = replace(state, posterior=begun)
         with self.reading(rows) as table:
             lesson = self.lesson(start, prior, table, first, forgetting, **changes)
             kept = Selection(selection.texts, np.array(selection.labels, dtype=np.int64))

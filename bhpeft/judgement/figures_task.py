@@ -118,7 +118,7 @@ def _bars(
     axes.grid(visible=False, axis="x")
     lines = len(axes.get_legend_handles_labels()[1])
     # Shares end at 1; what stands above is the legend's.
-    axes.set_ylim(0.0, 1.02 + 0.1 * lines)
+    axes.set_ylim(0.0, 1.02 + 0.13 * lines)
     axes.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     if lines:
         axes.legend(frameon=False, loc="upper right")

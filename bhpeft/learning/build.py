@@ -120,6 +120,20 @@ def first_state(
     )
 
 
+def anew(prior: MeanField, variant: Variant, generator: Generator) -> MeanField:
+    """Return where a later round starts over: at the base prior's mean, as narrow as a first one.
+
+    Draws as wide as the base prior drown what the rows of a short round say, whichever round it is
+    (R6 of docs/reproduction.md).
+
+    Args:
+        prior: the base prior.
+        variant: which says how narrow a first round starts.
+        generator: the source of σ's start, where the variant spreads it.
+    """
+    return replace(prior, rho=_start_rho(variant, prior, generator))
+
+
 def _decay(model: AdaptedModel, variant: Variant, name: str, value: Tensor) -> Tensor:
     """Return the precision of a point weight's prior around zero: 0 where it has none."""
     if not variant.decays:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Generator
 
 from bhpeft.data.batch import Batch
-from bhpeft.learning.build import first_state
+from bhpeft.learning.build import anew, first_state
 from bhpeft.learning.complete import Fit, complete, unchanged
 from bhpeft.learning.finishes import Selection
 from bhpeft.learning.fit import Fitted, Lesson, Watch, fit
@@ -172,7 +172,8 @@ def start_of(
     if parent is not None:
         prior = power_prior(parent.posterior, parent.prior, rho)
         # With no data the posterior must not move: the round starts at q = prior.
-        return replace(parent, posterior=prior), prior
+        begun = prior if rho > 0 else anew(prior, variant_of(stream), generator)
+        return replace(parent, posterior=begun), prior
     chosen = variant_of(stream)
     texts = intake.holdout[intake.contract.text].tolist()[:MEASURED_ROWS]
     spec = _in_units(spec_of(stream, intake.contract), intake)

@@ -22,6 +22,8 @@ SHAPES = {"w": (1,)}
 BASE = MeanField.from_std(torch.zeros(1), torch.ones(1), SHAPES)
 FIXED = Learning(forgetting=1.0)
 ADAPTIVE = Learning(forgetting=1.0, adaptive=Adaptive(drifted=0.5))
+# What a stream has that asks for no ρ of its own.
+USUAL = Learning(forgetting=1.0, adaptive=Adaptive())
 # As fast as the adaptive one at its fastest, at all times.
 ALWAYS = Learning(forgetting=0.5)
 
@@ -78,12 +80,13 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 FLIP = [1.0] * (ROUNDS // 2) + [-1.0] * (ROUNDS // 2)
 STILL = [1.0] * ROUNDS
+WALK = [float(at) for at in np.cumsum(0.25 * np.random.default_rng(7).standard_normal(ROUNDS))]
 
 
 @pytest.fixture(scope="module")
 def lives() -> dict[tuple[str, str], list[Run]]:
-    ways = {"fixed": FIXED, "adaptive": ADAPTIVE, "always": ALWAYS}
-    truths = {"flip": FLIP, "still": STILL}
+    ways = {"fixed": FIXED, "adaptive": ADAPTIVE, "usual": USUAL, "always": ALWAYS}
+    truths = {"flip": FLIP, "still": STILL, "walk": WALK}
     return {
         (way, kind): [live(learning, truth, seed) for seed in range(SEEDS)]
         for way, learning in ways.items()
@@ -110,6 +113,17 @@ def test_after_a_flip_the_adaptive_chain_recovers_and_the_one_that_forgets_nothi
     assert interval(adaptive - fixed / 4)[1] < 0
 
 
+def test_to_start_over_where_the_past_is_wrong_is_better_than_to_keep_half_of_it(
+    lives: dict[tuple[str, str], list[Run]],
+) -> None:
+    """After a flip a twentieth of the squared error is left, and where the truth walks less too."""
+    second = slice(ROUNDS // 2, None)
+    fixed, usual = (after(lives[way, "flip"], second) for way in ("fixed", "usual"))
+    assert interval(usual - fixed / 20)[1] < 0
+    half, usual = (after(lives[way, "walk"], slice(None)) for way in ("adaptive", "usual"))
+    assert interval(usual - half)[1] < 0
+
+
 def test_where_nothing_drifts_it_costs_little_and_less_than_forgetting_always(
     lives: dict[tuple[str, str], list[Run]],
 ) -> None:
@@ -120,5 +134,8 @@ def test_where_nothing_drifts_it_costs_little_and_less_than_forgetting_always(
     )
     assert interval(adaptive - always)[1] < 0
     assert float(adaptive.mean()) < 1.5 * float(fixed.mean())
+    usual = after(lives["usual", "still"], late)
+    assert interval(usual - always)[1] < 0
+    assert float(usual.mean()) < 1.5 * float(fixed.mean())
     alarms = sum(run.twice for run in lives["adaptive", "still"]) / (SEEDS * (ROUNDS - 1))
     assert 0.01 < alarms < 0.15

@@ -30,7 +30,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     # Enough to have learned what the words mean, so that flipping them is a surprise.
     plan = chain.stream.learning.plan | {"epochs": 4, "learning_rate": 1e-2}
     data = chain.stream.data.model_copy(update={"selection": 0.3, "memory_rows": 60})
-    chain = chain.with_learning(plan=plan, adaptive=Adaptive()).changed(data=data)
+    chain = chain.with_learning(plan=plan, adaptive=Adaptive(drifted=0.5)).changed(data=data)
     for number, batch_id in enumerate(("b1", "b2", "b3")):
         rows = {"rows": 240}
         labels = reviews(batch_id, **rows)["label"].map({"good": "bad", "bad": "good"})

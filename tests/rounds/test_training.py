@@ -15,6 +15,7 @@ from bhpeft.data.contract import load_contract
 from bhpeft.data.rows import read_rows
 from bhpeft.data.split import side_of
 from bhpeft.errors import BaseModelMismatch, ConfigError, StateError, UnknownName
+from bhpeft.learning.build import anew
 from bhpeft.learning.state import AdapterState
 from bhpeft.methods import block_of
 from bhpeft.posterior import MeanField, power_prior
@@ -156,6 +157,19 @@ def test_a_later_round_starts_at_its_prior(home: Chain, first: AdapterState) -> 
     assert found.fitted.curve[0]["kl"] == 0.0
     assert found.health["kl_nats"] > 0
     assert not same(found.prior, power_prior(first.posterior, first.prior, 1.0))
+
+
+def test_a_round_that_starts_over_does_so_at_a_narrow_sigma(
+    home: Chain, first: AdapterState
+) -> None:
+    """At the base prior's mean and a first round's σ; wider draws would drown the rows."""
+    chain = home.with_learning(forgetting=0.0)
+    found = trained(chain, "b2", first)
+    start = anew(found.prior, variant_of(chain.stream), tiny.generator())
+    assert same(found.prior, first.prior)
+    torch.testing.assert_close(start.mean, first.prior.mean)
+    torch.testing.assert_close(start.std, torch.full_like(start.std, 0.02))
+    assert found.fitted.curve[0]["kl"] == pytest.approx(float(start.kl(found.prior)), rel=1e-4)
 
 
 def test_the_state_says_what_it_has_absorbed_and_under_which_numbers(

@@ -23,7 +23,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "ρ = 1": ("ours", {}),
     "ρ = 0.9": ("ours", {"rho": 0.9}),
     "ρ = 0.7": ("ours", {"rho": 0.7}),
-    "adaptive, ρ of 1 or 0.5": ("adaptive", {"drifted": 0.5}),
+    "adaptive, ρ of 1 or 0": ("adaptive", {"drifted": 0.0}),
 }
 DEFAULT = "ρ = 1"
 

@@ -27,14 +27,15 @@ DRIFTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "new domain": ({"set": "movie"}, {"set": "tweets"}),
 }
 WAYS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "adaptive, ρ of 1 or 0.5": ("adaptive", {"drifted": 0.5}, OURS),
-    "adaptive, ρ of 1 or 0.1": ("adaptive", {"drifted": 0.1}, OURS),
     "adaptive, ρ of 1 or 0": ("adaptive", {"drifted": 0.0}, OURS),
+    "adaptive, ρ of 1 or 0.1": ("adaptive", {"drifted": 0.1}, OURS),
+    "adaptive, ρ of 1 or 0.5": ("adaptive", {"drifted": 0.5}, OURS),
     "ρ = 1": ("ours", {}, OURS),
     "fine-tuning on": ("warm", {}, recipe("point", SHORT, **MORE)),
 }
-ADAPTIVE, BOLDER = "adaptive, ρ of 1 or 0.5", "adaptive, ρ of 1 or 0.1"
-ANEW = "adaptive, ρ of 1 or 0"
+# The library's default, and those that keep some of the past.
+ADAPTIVE = "adaptive, ρ of 1 or 0"
+TENTH, HALF = "adaptive, ρ of 1 or 0.1", "adaptive, ρ of 1 or 0.5"
 FIXED, TUNED, FLIP = "ρ = 1", "fine-tuning on", "concept flip"
 
 
@@ -78,10 +79,10 @@ def judge(quick: bool, find: Find) -> Judged:
 
 
 def _ways(drift: str, quick: bool) -> list[str]:
-    """Return the ways tried: to start over only where the old is wrong, and not elsewhere."""
+    """Return the ways tried: every smaller ρ only where the old is wrong."""
     if quick:
         return [ADAPTIVE, FIXED]
-    return [way for way in WAYS if drift == FLIP or way != ANEW]
+    return [way for way in WAYS if drift == FLIP or way != TENTH]
 
 
 def _cell(way: str, drift: str, seed: int, quick: bool) -> Cell:
@@ -117,14 +118,13 @@ def _criteria(
     needed = {way: [rounds_to_recover(found[s]) for s in seeds] for way, found in seen.items()}
     told = f"{drift}: rounds to recover, adaptive ρ"
     found = [Criterion(told, over_seeds(needed[ADAPTIVE]), 2.0, False)]
-    for way, name, decides in ((ADAPTIVE, "0.5", _to_win(needed[FIXED])), (BOLDER, "0.1", False)):
-        if way not in seen:
-            continue
+    for way in (one for one in (ADAPTIVE, TENTH, HALF) if one in seen):
         fewer = difference_over_seeds(needed[way], needed[FIXED])
-        told = f"{drift}: rounds to recover, adaptive ρ of 1 or {name} − ρ = 1"
+        told = f"{drift}: rounds to recover, {way} − ρ = 1"
+        decides = way == ADAPTIVE and _to_win(needed[FIXED])
         found.append(Criterion(told, fewer, FEWER, at_least=False, decides=decides))
         lower = difference_over_seeds(*([_after(seen[w][s]) for s in seeds] for w in (way, FIXED)))
-        told = f"{drift}: NLL of what holds now, mean over rounds, adaptive of 1 or {name} − ρ = 1"
+        told = f"{drift}: NLL of what holds now (nats, mean over rounds), {way} − ρ = 1"
         found.append(Criterion(told, lower, 0.0, at_least=False, decides=False))
     if drift == "new domain" and TUNED in seen:
         old = {w: [100 * _at(seen[w][s], -1, "before") for s in seeds] for w in (ADAPTIVE, TUNED)}
@@ -197,5 +197,8 @@ R6 = Claim(
     judge=judge,
     turn=2,
     tried="At the rate of 2e-3 (seed 0) the first round after the flip reached 51 % instead of 76. "
-    "A ρ of 0.1, more seeds, label shift and a new domain are cells that were not run.",
+    "To keep half or a tenth of the past was the library's first choice. Started as wide as the "
+    "base prior, ρ = 0 had 73, 79 and 80 % after the flip on the seed on which ρ = 1 learns "
+    "nothing (seed 2), and 77, 79 and 83 % started at the champion's σ, as it is now. With label "
+    "shift and a new domain ρ = 1 recovers in one round.",
 )
