@@ -56,8 +56,16 @@ def _examined(found: Sequence[Timed]) -> list[float]:
     return [one.parts["examine"] - one.parts["scoring"] for one in found]
 
 
-def small_stream(home: Path, budget: Budget, predictor: str, memory: int = 5) -> Stream:
+def small_stream(
+    home: Path,
+    budget: Budget,
+    predictor: str,
+    memory: int = 5,
+    rates: tuple[float, float] = (2e-3, 1.0),
+) -> Stream:
     """Return a stream whose rounds train one epoch of LoRA and promote.
+
+    `rates` are those of the means and of rho.
 
     How far its predictor is from the posterior is not measured: that is scoring, and takes more
     than a small round's.
@@ -67,7 +75,8 @@ def small_stream(home: Path, budget: Budget, predictor: str, memory: int = 5) ->
         sections=f"memory_batches = {memory}\n"
         f'[model]\nbase = "{BASE}"\nmax_length = 64\nlayers = {budget.of(6, 1)}\n'
         '[learning]\nmethods = ["lora"]\n'
-        f"[learning.plan]\nepochs = 1\nmax_epochs = 1\nrho_learning_rate = {budget.of(1.0, 2.0)}\n"
+        "[learning.plan]\nepochs = 1\nmax_epochs = 1\n"
+        f"learning_rate = {rates[0]}\nrho_learning_rate = {budget.of(rates[1], 2.0)}\n"
         f'[prediction]\npredictor = "{predictor}"\nfidelity_rows = 0\n'
         "[gates]\nnll = false\naccuracy = false\nforgetting = false\nslices = false\n"
         "calibration = false\nrejection = false\n",

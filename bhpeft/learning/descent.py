@@ -24,6 +24,7 @@ from bhpeft.learning.fisher import Fisher, one_row_of
 from bhpeft.learning.lesson import Lesson, kl_share, rate_of_means
 from bhpeft.learning.movement import MOVES, Pace, groups
 from bhpeft.learning.state import AdapterState, layout
+from bhpeft.learning.travel import within_reach
 from bhpeft.posterior import MeanField, flatten, unflatten
 from bhpeft.posterior.dropout import dropped, masks, rates_of
 from bhpeft.posterior.elbo import ElboGradient, kl_scale, nll_gradient, online_precision
@@ -272,7 +273,7 @@ class Descent:
         for name, vector in (("mean", self.mean), ("rho", self.rho), ("point", self.point)):
             if not bool(torch.isfinite(vector).all()):
                 raise diverged("at its last steps", f"a {name} that is not finite")
-        lesson = self.lesson
+        lesson, curvature = self.lesson, self.gaussian_fisher.one_row
         shapes = layout(lesson.start.point)
         precision = online_precision(
             flatten(lesson.start.precision, shapes),
@@ -282,7 +283,7 @@ class Descent:
             kl_weight=lesson.variant.kl_weight,
         )
         return AdapterState(
-            posterior=self.q.to("cpu"),
+            posterior=within_reach(lesson, self.q, self.prior, curvature).to("cpu"),
             prior=lesson.start.prior,
             point=unflatten(self.point.detach().cpu(), shapes),
             precision=unflatten(precision, shapes),

@@ -5,6 +5,11 @@ the optimiser's: Adam moves rho by at most about its learning rate a step
 (`bhpeft.posterior.elbo.rho_travel`). A KL that is stepped apart by SGD moves it by its own flow
 (`bhpeft.posterior.kl_flow`), which widens; narrowing is left to Adam, which follows the likelihood.
 IVON replaces a share of the precision in each step, so the rest of the way shrinks by that share.
+
+That σ can arrive does not say it stays. Adam's step in rho is as long as its rate however little
+the gradient knows, so in a round of few long steps σ goes a nat either way by chance, the next one
+has that for its prior, and it adds up. What a later round's rows can have done to σ is known, and
+bounds where it ends.
 """
 
 from __future__ import annotations
@@ -13,10 +18,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp, log, log1p
 
+import torch
+from torch import Tensor
+
 from bhpeft.errors import RhoTravelTooShort
 from bhpeft.learning.lesson import Lesson, flow_time
+from bhpeft.posterior import MeanField, clamp_std
 from bhpeft.posterior.elbo import check_rho_travel, optimal_std, rho_travel
 from bhpeft.posterior.kl_flow import ARRIVED, time_to_arrive
+
+# How many times the information that a round's gradients show of its rows σ may have followed: each
+# weight's is estimated from a few minibatches, and far too low for hardly any of them.
+MOST_INFORMATION = 4.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,28 @@ def epochs_needed(lesson: Lesson, curvature: float) -> tuple[int, float]:
         RhoTravelTooShort: not even `plan.max_epochs` would do.
     """
     return TRAVELS[lesson.variant.optimiser].needed(lesson, curvature)
+
+
+def within_reach(lesson: Lesson, q: MeanField, prior: MeanField, curvature: Tensor) -> MeanField:
+    """Return a later round's q with no σ further than its rows can have taken it.
+
+    Rows narrow the prior to σ* = (1/s̃² + N·h/λ)^(−½) and widen nothing. So σ ends between a σ* of
+    `MOST_INFORMATION` times their information, or its start where that is narrower still, and s̃, or
+    its start where that is wider; weights inside keep their bits. A first round is left as it is:
+    the base prior stays its own, whatever became of σ, so nothing adds up.
+
+    Args:
+        lesson: the round.
+        q: where the descent ended.
+        prior: the round's.
+        curvature: h of each weight, the diagonal Fisher information of one row, (P,).
+    """
+    if lesson.first or not q.size:
+        return q
+    information = MOST_INFORMATION * len(lesson.rows) / lesson.variant.kl_weight * curvature
+    narrowest = (prior.std**-2 + information).rsqrt()
+    start = lesson.start.posterior.std.to(q.rho.device)
+    return clamp_std(q, torch.minimum(start, narrowest), torch.maximum(start, prior.std))
 
 
 def travel_left(lesson: Lesson, rate: float) -> float:

@@ -31,12 +31,10 @@ def compared(
         title: of the table, behind the names of its sets.
         seconds: CPU seconds of a training by setting, where they are known.
     """
-    known = seen.get(default, {})
-    others = {way: sorted(set(found) & set(known)) for way, found in seen.items() if way != default}
-    others = {way: pairs for way, pairs in others.items() if pairs}
+    known, others = seen.get(default, {}), _others(seen, default)
     if not others:
         return Judged()
-    gaps = {way: _gap(seen[way], known, pairs, _nll) for way, pairs in others.items()}
+    gaps = gaps_in_nll(seen, default)
     criteria = [
         Criterion(f"NLL of {way} − of {default}, nats", gap, 0.0, decides=False)
         for way, gap in gaps.items()
@@ -56,6 +54,19 @@ def compared(
         criteria, seeds, [Table(title, columns, rows)], (), [sentence(default, gaps)],
         verdict(gaps),
     )  # fmt: skip
+
+
+def gaps_in_nll(seen: Seen, default: str) -> dict[str, Estimate]:
+    """Return NLL less the default's for every other setting, over the pairs both have."""
+    others = _others(seen, default)
+    return {way: _gap(seen[way], seen[default], pairs, _nll) for way, pairs in others.items()}
+
+
+def _others(seen: Seen, default: str) -> dict[str, list[Pair]]:
+    """Return the pairs that each other setting and the default have."""
+    known = set(seen.get(default, {}))
+    both = {way: sorted(set(found) & known) for way, found in seen.items() if way != default}
+    return {way: pairs for way, pairs in both.items() if pairs}
 
 
 def _nll(said: Said) -> float:
