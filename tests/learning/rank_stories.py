@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,8 @@ def tell(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # whatever this machine's name resolves to
     meeting = dist.FileStore(str(folder / "meeting"), SIZE)
+    # By default five minutes, in which the other must have imported torch, whatever else goes on.
+    meeting.set_timeout(timedelta(minutes=15))
     dist.init_process_group("gloo", store=meeting, rank=rank, world_size=SIZE)
     ranks = Ranks(rank, SIZE)
     for story in STORIES:
