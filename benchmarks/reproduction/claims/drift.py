@@ -28,15 +28,11 @@ DRIFTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 WAYS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "adaptive, ρ of 1 or 0": ("adaptive", {"drifted": 0.0}, OURS),
-    "adaptive, ρ of 1 or 0.1": ("adaptive", {"drifted": 0.1}, OURS),
-    "adaptive, ρ of 1 or 0.5": ("adaptive", {"drifted": 0.5}, OURS),
     "ρ = 1": ("ours", {}, OURS),
     "fine-tuning on": ("warm", {}, recipe("point", SHORT, **MORE)),
 }
-# The library's default, and those that keep some of the past.
 ADAPTIVE = "adaptive, ρ of 1 or 0"
-TENTH, HALF = "adaptive, ρ of 1 or 0.1", "adaptive, ρ of 1 or 0.5"
-FIXED, TUNED, FLIP = "ρ = 1", "fine-tuning on", "concept flip"
+FIXED, TUNED = "ρ = 1", "fine-tuning on"
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -45,7 +41,7 @@ def cells(quick: bool) -> list[Cell]:
         _cell(way, drift, seed, quick)
         for seed in (SEEDS[:1] if quick else SEEDS)
         for drift in (list(DRIFTS)[:1] if quick else DRIFTS)
-        for way in _ways(drift, quick)
+        for way in _ways(quick)
     ]
 
 
@@ -60,7 +56,7 @@ def judge(quick: bool, find: Find) -> Judged:
                 for seed in SEEDS
                 if (found := find(_cell(way, drift, seed, quick))) is not None
             }
-            for way in _ways(drift, quick)
+            for way in _ways(quick)
         }
         seen = {way: found for way, found in seen.items() if found or way in (ADAPTIVE, FIXED)}
         shared = sorted(set.intersection(*(set(found) for found in seen.values())))
@@ -78,11 +74,9 @@ def judge(quick: bool, find: Find) -> Judged:
     return Judged(criteria, sorted(seeds), tables, plots, said if criteria else [])
 
 
-def _ways(drift: str, quick: bool) -> list[str]:
-    """Return the ways tried: every smaller ρ only where the old is wrong."""
-    if quick:
-        return [ADAPTIVE, FIXED]
-    return [way for way in WAYS if drift == FLIP or way != TENTH]
+def _ways(quick: bool) -> list[str]:
+    """Return the ways tried."""
+    return [ADAPTIVE, FIXED] if quick else list(WAYS)
 
 
 def _cell(way: str, drift: str, seed: int, quick: bool) -> Cell:
@@ -116,16 +110,22 @@ def _criteria(
     drift: str, seen: Mapping[str, Mapping[int, Result]], seeds: list[int]
 ) -> list[Criterion]:
     needed = {way: [rounds_to_recover(found[s]) for s in seeds] for way, found in seen.items()}
-    told = f"{drift}: rounds to recover, adaptive ρ"
-    found = [Criterion(told, over_seeds(needed[ADAPTIVE]), 2.0, False)]
-    for way in (one for one in (ADAPTIVE, TENTH, HALF) if one in seen):
-        fewer = difference_over_seeds(needed[way], needed[FIXED])
-        told = f"{drift}: rounds to recover, {way} − ρ = 1"
-        decides = way == ADAPTIVE and _to_win(needed[FIXED])
-        found.append(Criterion(told, fewer, FEWER, at_least=False, decides=decides))
-        lower = difference_over_seeds(*([_after(seen[w][s]) for s in seeds] for w in (way, FIXED)))
-        told = f"{drift}: NLL of what holds now (nats, mean over rounds), {way} − ρ = 1"
-        found.append(Criterion(told, lower, 0.0, at_least=False, decides=False))
+    fewer = difference_over_seeds(needed[ADAPTIVE], needed[FIXED])
+    nlls = ([_after(seen[way][s]) for s in seeds] for way in (ADAPTIVE, FIXED))
+    now = f"{drift}: NLL of what holds now, mean over the rounds after, adaptive ρ − ρ = 1, nats"
+    found = [
+        Criterion(
+            f"{drift}: rounds to recover, adaptive ρ", over_seeds(needed[ADAPTIVE]), 2.0, False
+        ),
+        Criterion(
+            f"{drift}: rounds to recover, adaptive ρ − ρ = 1",
+            fewer,
+            FEWER,
+            at_least=False,
+            decides=_to_win(needed[FIXED]),
+        ),
+        Criterion(now, difference_over_seeds(*nlls), 0.0, at_least=False, decides=False),
+    ]
     if drift == "new domain" and TUNED in seen:
         old = {w: [100 * _at(seen[w][s], -1, "before") for s in seeds] for w in (ADAPTIVE, TUNED)}
         kept = difference_over_seeds(old[ADAPTIVE], old[TUNED])
@@ -191,14 +191,15 @@ R6 = Claim(
     target="At most two rounds to recover, and fewer than with ρ = 1, above all from a concept "
     "flip; after a new domain more is kept of the old one than by fine-tuning on.",
     about=f"{BEFORE} rounds, then a drift, then {AFTER} of {ROWS} rows each, a fifth of them kept "
-    f"to choose ρ by. Recovered: {RECOVERED:.0%} of the accuracy before the drift, on what "
-    "holds now.",
+    f"to choose ρ by; ours has a Gaussian head. Recovered: {RECOVERED:.0%} of the accuracy before "
+    "the drift, on what holds now.",
     cells=cells,
     judge=judge,
     turn=2,
     tried="At the rate of 2e-3 (seed 0) the first round after the flip reached 51 % instead of 76. "
-    "To keep half or a tenth of the past was the library's first choice. Started as wide as the "
-    "base prior, ρ = 0 had 73, 79 and 80 % after the flip on the seed on which ρ = 1 learns "
-    "nothing (seed 2), and 77, 79 and 83 % started at the champion's σ, as it is now. With label "
-    "shift and a new domain ρ = 1 recovers in one round.",
+    "To keep half or a tenth of the past was tried, before later rounds' σ was bounded (three "
+    "seeds; NLL of what holds now, mean over the rounds after the flip): 0.526 and 0.475 beside "
+    "0.542 with ρ = 1. What is wrong holds a flip back, so the library starts over. Started as "
+    "wide as the base prior, such rounds reached 73, 79 and 80 % on the seed that ρ = 1 learns "
+    "least on (seed 2), and 77, 81 and 82 % as narrow as a first round, which they are now.",
 )

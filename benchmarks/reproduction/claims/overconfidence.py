@@ -68,7 +68,7 @@ class Trial:
         train: rows; as many more are kept aside, for what chooses by them.
         first, later: the fits of the first seed, and of the others.
         asked: what its recipes have in common that is not everybody's.
-        words: of it, for the page.
+        words: of it, for its table's title.
     """
 
     test: int
@@ -82,7 +82,8 @@ class Trial:
 # A decoder answers with its own output rows: it has no head that could be Gaussian.
 _QUESTIONS = Trial(
     400, 400, (*ENOUGH, "mc_dropout"), (*ENOUGH, "mc_dropout"),
-    {"base": SMOLLM2, "task": "choice", "tokens": 56, "head_std": 0.0}, ", SmolLM2-135M",
+    {"base": SMOLLM2, "task": "choice", "tokens": 56, "head_std": 0.0},
+    " (questions for SmolLM2-135M, answered by a letter; no head, so ours is with a point head)",
 )  # fmt: skip
 
 SETS: dict[str, Trial] = {
@@ -275,11 +276,9 @@ R1 = Claim(
     about="MiniLM, LoRA of rank 8 on query and value of the top two layers, 500 training rows, 20 "
     "epochs of minibatches of 16, which is well past the point estimate's best: every way but the "
     "ensemble takes the same 640 steps on the same rows; the ensemble, three times as dear, has "
-    "one seed, and so have most ways on trec6. The last two sets are questions of four and of "
-    "two options for SmolLM2-135M, answered by a letter, 400 rows: there is no head, and ours is "
-    "the one with a point head; on those and on subj fewer ways were run. ECE has 15 bins and is "
-    "of all seeds' test rows together: of fewer rows even a perfectly calibrated model shows "
-    "several per cent. Intervals resample rows, paired.",
+    "one seed, and so have most ways on trec6. ECE has 15 bins and is of all seeds' test "
+    "rows together: of fewer rows even a perfectly calibrated model shows several per "
+    "cent. Intervals resample rows, paired.",
     cells=cells,
     judge=judge,
 )
