@@ -133,13 +133,16 @@ def test_a_lock_whose_holder_lives_is_left_to_it(soon: Callable[[float], None]) 
 
     with ThreadPoolExecutor() as pool:
         holder = pool.submit(copy_context().run, holding)
-        while not (found(round_limit("alive")).active_slots or holder.done()):
-            time.sleep(0.1)
-        held = found(round_limit("alive")).id
-        with pytest.raises(TimeoutError):
-            round_lock("alive", timeout=18).__enter__()
-        assert found(round_limit("alive")).id == held
-        over.set()
+        try:
+            while not (found(round_limit("alive")).active_slots or holder.done()):
+                time.sleep(0.1)
+            held = found(round_limit("alive")).id
+            with pytest.raises(TimeoutError):
+                round_lock("alive", timeout=18).__enter__()
+            assert found(round_limit("alive")).id == held
+        finally:
+            # Or the pool would wait for it for ever.
+            over.set()
         assert tags_of(holder.result(timeout=60)) == set()
 
 
