@@ -18,9 +18,9 @@ Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 PLATEAU = 1e-3
 
 # The learning rate of a round whose plan names none, the steps it takes for its means to get far
-# enough, and the fewest that are made longer. 80 steps at 5e-3 were better than at 2e-3 by 2 points
-# and 0.05 nats; 190 at 3e-3 forgot more of the last batch, and in a chain of rounds of six steps
-# 1e-2 lost what was learned (docs/method.md, "Short rounds").
+# enough, and the fewest that are made longer. 40 steps at 1e-2 were surely better than at 2e-3, by
+# 0.10 nats, 96 at 4.2e-3 by 0.05 (A8 of docs/reproduction.md); 190 at 3e-3 forgot more of the last
+# batch, and a chain of rounds of six steps learned less at 8e-3 than at 4e-3 (docs/method.md).
 RATE, FULL_STEPS, FEWEST_STEPS = 2e-3, 200, 40
 
 
