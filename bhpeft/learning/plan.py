@@ -19,7 +19,7 @@ PLATEAU = 1e-3
 
 # The learning rate of a round whose plan names none, the steps it takes for its means to get far
 # enough, and the fewest that are made longer. 40 steps at 1e-2 were surely better than at 2e-3, by
-# 0.10 nats, 96 at 4.2e-3 by 0.05 (A8 of docs/reproduction.md); 190 at 3e-3 forgot more of the last
+# 0.11 nats, 96 at 4.2e-3 by 0.05 (A8 of docs/reproduction.md); 190 at 3e-3 forgot more of the last
 # batch, and a chain of rounds of six steps learned less at 8e-3 than at 4e-3 (docs/method.md).
 RATE, FULL_STEPS, FEWEST_STEPS = 2e-3, 200, 40
 
