@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from bhpeft.cli.connection import quieten
+from bhpeft.cli.terminal import interruptible
 
 
 def demo(
@@ -27,9 +28,10 @@ def demo(
 
     from flows.demo import run_demo
 
-    run_demo(
-        home=home,
-        seed=seed,
-        json_file=json_file,
-        console=Console(width=None if sys.stdout.isatty() else 160),
-    )
+    with interruptible():
+        run_demo(
+            home=home,
+            seed=seed,
+            json_file=json_file,
+            console=Console(width=None if sys.stdout.isatty() else 160),
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bhpeft.cli.terminal import HERE, Home, say, show_error
+from bhpeft.cli.terminal import HERE, Home, interruptible, say, show_error
 from bhpeft.errors import BhpeftError, ConfigError, ServerError
 
 if TYPE_CHECKING:
@@ -148,18 +147,12 @@ def _servers(
 
 @contextmanager
 def _until_told() -> Iterator[None]:
-    """Let SIGTERM stop the scope as Ctrl-C does, and end without a traceback."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    """Let Ctrl-C or SIGTERM stop the scope, and end without a traceback."""
     try:
-        yield
+        with interruptible():
+            yield
     except KeyboardInterrupt:
         say("Stopped.")
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _deploy(servers: Servers, seen: dict[Path, float] | None) -> dict[Path, float]:

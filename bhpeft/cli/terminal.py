@@ -6,6 +6,7 @@ import gc
 import getpass
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,20 @@ By = Annotated[
     ),
 ]
 HERE = Path()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM end the scope as Ctrl-C does: what was started in it ends with it."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class ClearErrors(TyperGroup):
