@@ -88,8 +88,10 @@ demo: setup
 ui: setup
 	@$(BIN)/bhpeft ui --home $(DEMO_HOME)
 
-# One process a core and one thread a process: most tests are small.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# One thread a process, since most tests are small, and a process more than there are cores, since those
+# that start servers mostly wait for them.
+TEST_PROCESSES ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test: setup
 	@$(PYTEST) $(PYTEST_ARGS)

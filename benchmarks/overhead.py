@@ -20,8 +20,8 @@ from bhpeft.stream import Stream
 NOTES = """
 Writing down is the largest part, and of that six figures: they have margins of their own, since to
 have matplotlib find them is to draw everything twice. The rest is Evidently's page, and MLflow's
-inserts: all metrics go in one call, all files in another. These are seconds, not ratios: beside a
-second core at full load, as here, they are some 30 % longer than beside quiet ones (1.40 s).
+inserts: all metrics go in one call, all files in another. These are seconds, not ratios, and follow
+what the neighbours leave of the processor: 1.40 s beside quiet ones, 1.50 s in the run before this.
 """
 
 WARM = 2

@@ -14,8 +14,8 @@ HERE = Path(__file__).parent
 
 HEAD = """# Benchmarks
 
-What bhpeft costs beside what people use today. `make bench` runs all of them in half an hour on
-two cores and writes this page; `python -m benchmarks NAME --json FILE` runs one.
+What bhpeft costs beside what people use today. `make bench` runs all of them in about half an
+hour on two cores and writes this page; `python -m benchmarks NAME --json FILE` runs one.
 
 Every figure is the median of interleaved repeats with its quartiles, by the CPU time of one thread,
 and better when lower. A target is the most a figure may be. Targets differ by whether the CPU has
@@ -52,7 +52,7 @@ def _machines(found: list[dict[str, Any]]) -> str:
 
 def _duration(found: list[dict[str, Any]]) -> str:
     minutes = sum(one["seconds"] for one in found) / 60
-    return f"The run took {minutes:.1f} minutes, one benchmark after another.\n"
+    return f"The run took {minutes:.1f} minutes, one benchmark after another on one core.\n"
 
 
 def _in_words(one: dict[str, Any]) -> str:

@@ -40,6 +40,8 @@ kernels, one for each shape of a product in bfloat16 (`bhpeft/__init__.py`), and
 fifty until glibc was kept from giving every thread an arena of its own (`bhpeft.allocator`): what
 was allocated had not grown at all, but each of MLflow's threads left a heap of free pages behind.
 A process also gives back what a round has freed, and holds a quarter less after each than it did.
+Round 2 is where the figure is taken from, and differs by a few megabytes from run to run: after 50
+rounds it was 1.016 in the run before this.
 
 Rounds are as small as a benchmark of fifty needs them: one pass over 84 rows is six steps, each
 round begins and ends slowly, and draws let B get less far in as many steps
