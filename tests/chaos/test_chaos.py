@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from chaos import fleet, report, served
-from chaos.faults import FAULTS, SERVERS
-from chaos.served import Served
+from chaos import report
+from chaos.faults import FAULTS
+from tests.chaos.short_form import SERVED, chaos
 
 QUICK = ("kills", "hands", "rivals", "full_disk")
-# On a stage with servers, which take a minute to start.
-SERVED = [name for name, fault in FAULTS.items() if fault.stage is Served]
-
-
-def chaos(out: Path, *options: str, story: str = "three rounds") -> dict[str, Any]:
-    """Run it as a user does: it forks, which a process full of test threads had better not."""
-    command = [sys.executable, "-m", "chaos", *options, "--story", story, "--out", str(out)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=1150)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    found: dict[str, Any] = json.loads((out / "chaos.json").read_text())
-    assert found["violations"] == []
-    return found
 
 
 @pytest.mark.timeout(600)
@@ -48,37 +32,6 @@ def test_a_few_more_of_what_takes_longer(tmp_path: Path, fault: str) -> None:
     found = chaos(tmp_path, fault, "--runs", "3")
     assert found["runs"] == 3
     assert sum(found["kills"].values()) >= 2
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.skipif(bool(served.unable()), reason=f"no servers here: {served.unable()}")
-def test_whichever_server_is_killed_in_the_middle_of_a_watch_the_next_one_finishes(
-    tmp_path: Path,
-) -> None:
-    """MLflow, Prefect, PostgreSQL behind both; two schedulers; a lost lock. Nobody helps."""
-    found = chaos(tmp_path, *SERVED, "--runs", "1", story="two rounds")
-    assert found["by_fault"] == dict.fromkeys(sorted(SERVED), 1)
-    killed = [place for place in found["kills"] if " killed for " in place]
-    assert len(killed) == len(SERVERS)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.skipif(bool(fleet.unable()), reason=f"no fleet here: {fleet.unable()}")
-def test_a_host_that_dies_loses_no_batch_and_its_runs_are_marked_within_two_minutes(
-    tmp_path: Path,
-) -> None:
-    """PostgreSQL behind both servers, a bucket, two hosts; one is killed while it learns."""
-    command = [sys.executable, "-m", "chaos.fleet", "--streams", "2", "--batches", "2"]
-    ran = subprocess.run(
-        [*command, "--minutes", "10", "--out", str(tmp_path)], capture_output=True, text=True
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    found = json.loads((tmp_path / "fleet.json").read_text())
-    assert (found["violations"], found["rounds"]) == ([], 4)
-    assert found["killed_processes"] > 0
-    assert (found["slowest_crash_mark"] or 0) < 120
 
 
 def run(seed: int, kills: list[str], violations: list[str]) -> dict[str, object]:
