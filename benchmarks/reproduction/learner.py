@@ -19,7 +19,7 @@ import torch
 from torch import Generator
 
 from benchmarks.peers.problem import MINILM
-from bhpeft.learning.build import anew, build_model, first_state
+from bhpeft.learning.build import build_model, first_state, later_state
 from bhpeft.learning.complete import complete
 from bhpeft.learning.finishes import Selection
 from bhpeft.learning.lesson import Lesson
@@ -31,7 +31,7 @@ from bhpeft.learning.variants import Variant, Width, variant
 from bhpeft.models.arithmetic import MEASURED
 from bhpeft.models.feature_table import FeatureTable, with_features
 from bhpeft.models.tokens import TokenTable
-from bhpeft.posterior import MeanField, power_prior
+from bhpeft.posterior import MeanField
 
 # Bytes of frozen layers' outputs that are kept between runs: all corpora of R1 are 2 GB.
 KEPT_FEATURES = 3 * 2**30
@@ -147,11 +147,9 @@ class Learner:
             forgetting: ρ.
             changes: fields of the plan for this round.
         """
-        prior = state.prior if first else power_prior(state.posterior, state.prior, forgetting)
-        start = state
+        start, prior = state, state.prior
         if not first:
-            begun = prior if forgetting > 0 else anew(prior, self.variant, self.generator)
-            start = replace(state, posterior=begun)
+            start, prior = later_state(state, self.variant, forgetting, self.generator)
         with self.reading(rows) as table:
             lesson = self.lesson(start, prior, table, first, forgetting, **changes)
             kept = Selection(selection.texts, np.array(selection.labels, dtype=np.int64))

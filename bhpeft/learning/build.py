@@ -21,7 +21,7 @@ from bhpeft.models.devices import AUTO, Devices, devices_here
 from bhpeft.models.encode import encode, padded
 from bhpeft.models.load import identify, load_base
 from bhpeft.models.pace import Pace, most_threads, settle_pace, settle_threads, usual
-from bhpeft.posterior import SCALES, MeanField, flatten
+from bhpeft.posterior import SCALES, MeanField, flatten, power_prior
 
 
 def build_model(
@@ -118,6 +118,24 @@ def first_state(
         gauge=gauge_of_model(model),
         pooling=model.pooling,
     )
+
+
+def later_state(
+    parent: AdapterState, variant: Variant, rho: float, generator: Generator
+) -> tuple[AdapterState, MeanField]:
+    """Return where a later round starts, and its prior.
+
+    It starts at q = prior, so that with no data nothing moves; or over, where nothing is kept.
+
+    Args:
+        parent: the state it goes on from.
+        variant: how it is learned.
+        rho: how much of the past is kept.
+        generator: the source of σ's start, where the variant spreads it.
+    """
+    prior = power_prior(parent.posterior, parent.prior, rho)
+    begun = prior if rho > 0 else anew(prior, variant, generator)
+    return replace(parent, posterior=begun), prior
 
 
 def anew(prior: MeanField, variant: Variant, generator: Generator) -> MeanField:

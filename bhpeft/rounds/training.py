@@ -11,7 +11,7 @@ import numpy as np
 from torch import Generator
 
 from bhpeft.data.batch import Batch
-from bhpeft.learning.build import anew, first_state
+from bhpeft.learning.build import first_state, later_state
 from bhpeft.learning.complete import Fit, complete, unchanged
 from bhpeft.learning.finishes import Selection
 from bhpeft.learning.fit import Fitted, Lesson, Watch, fit
@@ -23,7 +23,7 @@ from bhpeft.learning.variants import Variant
 from bhpeft.methods import block_of
 from bhpeft.models.adapted import AdaptedModel
 from bhpeft.models.feature_table import with_features
-from bhpeft.posterior import MeanField, power_prior, std_at_bounds
+from bhpeft.posterior import MeanField, std_at_bounds
 from bhpeft.rounds.asked import inputs_of, options_of, targets_of
 from bhpeft.rounds.forgetting import prequential, rhos
 from bhpeft.rounds.intake import Intake
@@ -170,10 +170,7 @@ def start_of(
 ) -> tuple[AdapterState, MeanField]:
     """Return where the round starts, and its prior."""
     if parent is not None:
-        prior = power_prior(parent.posterior, parent.prior, rho)
-        # With no data the posterior must not move: the round starts at q = prior.
-        begun = prior if rho > 0 else anew(prior, variant_of(stream), generator)
-        return replace(parent, posterior=begun), prior
+        return later_state(parent, variant_of(stream), rho, generator)
     chosen = variant_of(stream)
     texts = intake.holdout[intake.contract.text].tolist()[:MEASURED_ROWS]
     spec = _in_units(spec_of(stream, intake.contract), intake)
