@@ -101,9 +101,11 @@ def _in_a_process(name: str, file: Path, smoke: bool, seconds: float) -> str | N
     partial, log = file.with_suffix(".partial"), file.with_suffix(".log")
     command = [sys.executable, "-m", "benchmarks", name, "--json", str(partial)]
     command += ["--smoke"] if smoke else ["--seconds", str(seconds)]
+    # What is measured of the machine is measured in this run, not beside an earlier neighbour.
+    settings = {**QUIET, **SINGLE, "BHPEFT_CACHE": str(file.parent.resolve() / "measured")}
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **QUIET, **SINGLE}
+            command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **settings}
         )
         try:
             status = process.wait(timeout=max(120.0, PATIENCE * seconds))
