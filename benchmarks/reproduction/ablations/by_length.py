@@ -28,13 +28,14 @@ class Length:
 
     Attributes:
         name: told on the page, as "96 steps".
-        rows, epochs: how many rows it passes over, and how often.
+        about: said of it in the table's title.
+        rows: how many it learns.
         ways: setting → recipe, the default first.
     """
 
     name: str
+    about: str
     rows: int
-    epochs: int
     ways: Mapping[str, Mapping[str, Any]]
 
     @property
@@ -102,7 +103,7 @@ def judge(lengths: Sequence[Length], quick: bool, find: Find, timed: bool = Fals
     gaps: dict[str, Estimate] = {}
     for length in lengths[:1] if quick else lengths:
         seen = length.seen(quick, find)
-        title = f"{length.name}: {length.rows} rows, {length.epochs} epochs, {READ} draws"
+        title = f"{length.name}: {length.about}, {READ} draws"
         seconds = length.seconds(quick, find) if timed else None
         part = compared(seen, length.default, title, seconds)
         if part.criteria:

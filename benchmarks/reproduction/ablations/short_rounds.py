@@ -36,7 +36,7 @@ def _length(steps: int, rows: int, epochs: int, rule: float, other: float) -> Le
         "Gaussian head": made(head_std=HEAD_STD),
         "point estimate, 2e-3": made("point", 2e-3),
     }
-    return Length(f"{steps} steps", rows, epochs, ways)
+    return Length(f"{steps} steps", f"{rows} rows, {epochs} epochs", rows, ways)
 
 
 LENGTHS = (
