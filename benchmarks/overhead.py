@@ -21,7 +21,7 @@ NOTES = """
 Writing down is the largest part, and of that six figures: they have margins of their own, since to
 have matplotlib find them is to draw everything twice. The rest is Evidently's page, and MLflow's
 inserts: all metrics go in one call, all files in another. These are seconds, not ratios, and follow
-what the neighbours leave of the processor: 1.40 s beside quiet ones, 1.50 s in the run before this.
+what the neighbours leave of the processor: 1.4 to 2.2 s in four runs.
 """
 
 WARM = 2

@@ -27,8 +27,7 @@ kl_weight = 0.3                           # λ: 1 is Bayes; constant over rounds
 forgetting = 1.0                          # ρ: 1 keeps all that was learned, 0 starts over
 
 [learning.plan]
-epochs = 3
-batch_size = 16
+epochs = 3             # passes over a batch; as many more as σ needs to arrive
 
 [prediction]
 predictor = "auto"     # or mean, full, last_layer, calibrated; see docs/method.md

@@ -108,7 +108,7 @@ def test_the_home_is_not_a_key_of_the_file(read: Read) -> None:
         ("[learning.plan]\nepochs = 'three'", "learning.plan.epochs"),
         ("[learning.plan]\nepochs = 0", "learning.plan.epochs"),
         ("[learning.plan]\nepochs = '3'", "learning.plan.epochs"),
-        ("[learning.plan]\nbatch_size = 0", "learning.plan.batch_size"),
+        ("[learning.plan]\nbatch_size = -1", "learning.plan.batch_size"),
         ("[learning.plan]\nlearning_rate = nan", "learning.plan.learning_rate"),
         ("[learning.plan]\nlearning_rate = -1.0", "learning.plan.learning_rate"),
         ("[learning.plan]\npoint_weights = 'frozn'", "learning.plan.point_weights"),

@@ -37,6 +37,8 @@ from bhpeft.posterior import MeanField
 KEPT_FEATURES = 3 * 2**30
 
 HEAD = ("head.weight", "head.bias")
+# Rows of a minibatch where a recipe names none, whatever the library's default is.
+SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ class Learner:
             return complete(lesson, self.generator, kept).state
 
     def _plan(self, rows: int, changes: Mapping[str, Any]) -> Plan:
-        plan = Plan(**{**self.recipe.plan, **changes})
+        plan = Plan(**{"batch_size": SIZE, **self.recipe.plan, **changes})
         epochs = -(-self.recipe.least_steps // -(-rows // plan.batch_size))
         epochs = max(plan.epochs, epochs)
         return replace(plan, epochs=epochs, max_epochs=max(epochs, plan.max_epochs))

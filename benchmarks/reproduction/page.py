@@ -30,7 +30,7 @@ papers' own figures. `make reproduce` runs everything and writes this page from
 verdict is computed from what was measured, by its 95 % interval: *reproduced* if each figure that
 decides reaches its target with the whole interval, *in the mean* if each does but not each so
 surely, *partly* if some do; what has one seed has no interval, and says so. What is behind the
-methods is in [method.md](method.md) and [methods.md](methods.md). A1 to A8 are what the library's
+methods is in [method.md](method.md) and [methods.md](methods.md). A1 to A9 are what the library's
 defaults rest on: the same rows and steps, and one thing different.
 """
 

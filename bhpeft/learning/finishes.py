@@ -165,7 +165,7 @@ def _curvature(lesson: Lesson, state: AdapterState) -> tuple[Tensor, Tensor]:
     try:
         with model.swapped({name: w.to(model.device) for name, w in weights.items()}):
             order = torch.Generator().manual_seed(0)
-            for minibatch in lesson.rows.minibatches(lesson.plan.batch_size, order):
+            for minibatch in lesson.rows.minibatches(lesson.minibatch, order):
                 probs = model.logits(minibatch).float().softmax(-1)
                 found = head_curvature(seen.pop().float(), probs)
                 share = len(probs) / len(lesson.rows)

@@ -43,6 +43,7 @@ class Fitted:
         travel_met: whether rho could have reached its optimum; None where nothing is Gaussian.
         settled: whether it ended early because the loss had stopped falling.
         kl_weight: the λ it was learned under.
+        minibatch: rows of a minibatch; 0 where nothing was passed over.
     """
 
     state: AdapterState
@@ -53,6 +54,7 @@ class Fitted:
     travel_met: bool | None
     settled: bool = False
     kl_weight: float = 1.0
+    minibatch: int = 0
 
 
 def fit(
@@ -95,6 +97,7 @@ def fit(
         travel_met=course.travel_met,
         settled=course.settled,
         kl_weight=lesson.variant.kl_weight,
+        minibatch=lesson.minibatch,
     )
 
 
@@ -125,7 +128,7 @@ def walked(descent: Descent, course: Course, place: Place) -> Iterator[Place]:
 def _groups(lesson: Lesson, order: int) -> Iterator[list[Minibatch]]:
     """Yield the minibatches of an epoch, as many together as one step is made from."""
     source = Generator().manual_seed(order)
-    minibatches = lesson.rows.minibatches(lesson.plan.batch_size, source, lesson.ranks.share)
+    minibatches = lesson.rows.minibatches(lesson.minibatch, source, lesson.ranks.share)
     moved = on_device(minibatches, lesson.model.device)
     while group := list(islice(moved, lesson.plan.accumulate)):
         yield group

@@ -51,9 +51,14 @@ class Lesson:
     projection: Projection | None = None
 
     @property
+    def minibatch(self) -> int:
+        """Return how many rows a minibatch has."""
+        return self.plan.minibatch(len(self.rows))
+
+    @property
     def steps_an_epoch(self) -> int:
         """Return the number of the optimiser's steps in one pass over the rows."""
-        return -(-self.rows.steps(self.plan.batch_size) // self.plan.accumulate)
+        return -(-self.rows.steps(self.minibatch) // self.plan.accumulate)
 
     def steps(self, epochs: int) -> int:
         """Return the number of steps in so many passes, as far as the plan allows them."""

@@ -22,7 +22,7 @@ def curvature(lesson: Lesson, generator: Generator) -> tuple[Tensor, Tensor]:
         (P,) and (K,), in the layouts of the start's posterior and points, on the CPU.
     """
     descent = Descent.begin(lesson, generator)
-    minibatches = lesson.rows.minibatches(lesson.plan.batch_size, generator)
+    minibatches = lesson.rows.minibatches(lesson.minibatch, generator)
     for minibatch in on_device(minibatches, lesson.model.device):
         descent.gather(minibatch)
     return descent.gaussian_fisher.one_row.cpu(), descent.point_fisher.one_row.cpu()

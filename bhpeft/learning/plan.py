@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -23,6 +24,12 @@ PLATEAU = 1e-3
 # batch, and a chain of rounds of six steps learned less at 8e-3 than at 4e-3 (docs/method.md).
 RATE, FULL_STEPS, FEWEST_STEPS = 2e-3, 200, 40
 
+# Rows of a minibatch where the plan names none, and in a round that it leaves fewer than so many
+# steps of them: in as many passes half as many learned as much, and surely more where those made
+# few steps. In as many steps, from half of the passes, they were calibrated less well, so a round
+# that can be lengthened keeps the usual ones (A9 of docs/reproduction.md).
+ROWS, FEWER_ROWS, SHORT = 16, 8, 100
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -34,7 +41,7 @@ class Plan:
             the round fails with `RhoTravelTooShort` rather than report its start as a posterior.
         max_steps: the optimiser takes no more than these; 0 is no limit. A batch with more rows
             than they pass over in `epochs` is learned from a random sample of it.
-        batch_size: rows of a minibatch.
+        batch_size: rows of a minibatch; 0 is `ROWS`, and fewer in a short round (`minibatch`).
         accumulate: minibatches whose gradients are averaged into one step, for larger steps than
             fit into memory.
         patience: the round ends early when the loss over an epoch (−ELBO/N) has not fallen by
@@ -62,7 +69,7 @@ class Plan:
     epochs: Count = 3
     max_epochs: Count = 60
     max_steps: Annotated[int, Field(ge=0, strict=True)] = 0
-    batch_size: Count = 16
+    batch_size: Annotated[int, Field(ge=0, strict=True)] = 0
     accumulate: Count = 1
     patience: Annotated[int, Field(ge=0, strict=True)] = 0
     learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 0.0
@@ -80,7 +87,20 @@ class Plan:
         """Return how many rows `max_steps` pass over in `epochs`; None without a limit."""
         if not self.max_steps:
             return None
-        return max(1, self.max_steps // self.epochs) * self.accumulate * self.batch_size
+        rows = self.batch_size or ROWS
+        return max(1, self.max_steps // self.epochs) * self.accumulate * rows
+
+    def minibatch(self, rows: int) -> int:
+        """Return how many rows a minibatch has in a round of so many.
+
+        A plan that bounds the steps, or makes them of several minibatches, has decided itself how
+        many rows it wants in each.
+        """
+        if self.batch_size:
+            return self.batch_size
+        told = self.max_steps or self.accumulate > 1
+        short = max(self.epochs, self.max_epochs) * ceil(rows / ROWS) < SHORT
+        return FEWER_ROWS if short and not told else ROWS
 
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rates' factor at `step` (from 0) of `steps`: up, then down."""

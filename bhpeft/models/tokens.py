@@ -108,17 +108,23 @@ class Window:
         sizes: NDArray[np.int64],
         pad: int,
     ) -> tuple[Tensor, Tensor]:
-        """Return token ids and mask of all minibatches, flat, one after another."""
-        # Where each row begins among the padded tokens, and among its own and the earlier rows'.
+        """Return token ids and mask of all minibatches, flat, one after another.
+
+        Every place is given a token by one look-up, those behind a row's end the next row's, and
+        the mask then says which of them are padding: padding is a hundredth, and twice as many
+        arrays of places would be.
+        """
         room = np.repeat(widths, sizes)
-        begins, earlier = np.cumsum(room) - room, np.cumsum(lengths) - lengths
-        every = np.arange(lengths.sum())
-        targets = every + np.repeat(begins - earlier, lengths)
-        sources = every + np.repeat(self.offsets[order] - earlier, lengths)
-        ids = np.full(room.sum(), pad, dtype=np.int64)
-        mask = np.zeros(len(ids), dtype=np.int64)
-        ids[targets] = self.tokens[sources]
-        mask[targets] = 1
+        ends = np.cumsum(room)
+        runs = np.stack([lengths, room - lengths], axis=1).ravel()
+        mask = np.repeat(np.tile([1, 0], len(order)), runs)
+        # A window's places fit into 32 bits, and half as many bytes are moved.
+        sources = np.repeat((self.offsets[order] - (ends - room)).astype(np.int32), room)
+        sources += np.arange(len(mask), dtype=np.int32)
+        ids = self.tokens.take(sources, mode="clip").astype(np.int64)
+        ids *= mask
+        if pad:
+            ids += pad * (1 - mask)
         return torch.from_numpy(ids), torch.from_numpy(mask)
 
 

@@ -192,6 +192,7 @@ def _metrics(trained: Trained, trial: Trial) -> dict[str, float]:
         **trained.forgetting,
         "training/steps": float(fitted.steps),
         "training/epochs": float(fitted.epochs),
+        "training/minibatch": float(fitted.minibatch),
         "training/seconds": fitted.seconds,
         "training/settled": float(fitted.settled),
         "training/lambda": fitted.kl_weight,

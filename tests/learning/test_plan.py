@@ -9,7 +9,7 @@ import pytest
 
 from bhpeft.learning.fit import fit
 from bhpeft.learning.lesson import rate_of_means
-from bhpeft.learning.plan import FEWEST_STEPS, FULL_STEPS, RATE, Plan
+from bhpeft.learning.plan import FEWER_ROWS, FEWEST_STEPS, FULL_STEPS, RATE, ROWS, Plan
 from bhpeft.learning.variants import BH_PEFT, VARIANTS
 from tests import tiny
 from tests.learning import problems
@@ -60,3 +60,37 @@ def test_a_round_moves_by_the_rate_its_plan_chose(tmp_path: Path) -> None:
     assert rate > 2 * RATE
     assert found[0].curve == found[1].curve
     assert max(point["learning_rate"] for point in found[0].curve) > RATE
+
+
+@pytest.mark.parametrize(("epochs", "rows"), [(1, 84), (3, 528), (1, 1584)])
+def test_a_short_round_takes_fewer_rows_a_minibatch(epochs: int, rows: int) -> None:
+    assert Plan(epochs=epochs, max_epochs=epochs).minibatch(rows) == FEWER_ROWS
+
+
+@pytest.mark.parametrize(("epochs", "rows"), [(1, 1585), (3, 529), (3, 10**7)])
+def test_any_other_round_takes_the_usual_rows(epochs: int, rows: int) -> None:
+    assert Plan(epochs=epochs, max_epochs=epochs).minibatch(rows) == ROWS
+
+
+def test_a_round_that_can_be_lengthened_is_not_short() -> None:
+    assert Plan(epochs=1, max_epochs=60).minibatch(84) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [({"batch_size": 5}, 5), ({"max_steps": 20}, ROWS), ({"accumulate": 4}, ROWS)],
+)
+def test_a_plan_that_says_how_large_its_steps_are_is_taken_at_its_word(
+    said: dict[str, int], expected: int
+) -> None:
+    assert Plan(**said, max_epochs=1).minibatch(84) == expected
+
+
+def test_a_sample_for_a_bounded_number_of_steps_is_of_the_usual_minibatches() -> None:
+    assert Plan(epochs=2, max_steps=20).most_rows == 10 * ROWS
+
+
+def test_a_short_round_is_passed_over_in_the_smaller_minibatches(tmp_path: Path) -> None:
+    fitted = fit(problems.lesson(tmp_path, batch_size=0, max_epochs=12), tiny.generator())
+    assert fitted.minibatch == FEWER_ROWS
+    assert fitted.steps == 3 * fitted.epochs  # of 24 rows

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,15 @@ def test_the_explicit_attention_is_taken_up_to_where_it_first_loses() -> None:
     assert longest({128: 0.5, 256: 0.9, 512: 1.2}, at_least=64) == 256
     assert longest({128: 1.1, 256: 0.5}, at_least=64) == 64
     assert longest({128: 0.5}, at_least=64) == 128
+
+
+def test_of_one_thread_only_what_it_computes_is_counted() -> None:
+    """A neighbour on the same core, here a pause, must not decide what is kept for good."""
+    with threaded(1):
+        began = measured.clock()
+        time.sleep(0.2)
+        assert measured.clock() - began < 0.15
+    with threaded(2):
+        began = measured.clock()
+        time.sleep(0.2)
+        assert measured.clock() - began >= 0.2

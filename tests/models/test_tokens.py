@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from bhpeft.errors import StateError
 from bhpeft.models.encode import tokenizer_fingerprint
-from bhpeft.models.tokens import TokenTable, collate
+from bhpeft.models.tokens import TokenTable, Window, collate
 from tests import tiny
 
 
@@ -209,3 +210,22 @@ def test_no_rows_make_an_empty_table(tmp_path):
     table = build(tmp_path, [])
     assert len(table) == table.steps(8) == 0
     assert list(table.minibatches(8, tiny.generator())) == []
+
+
+@pytest.mark.parametrize("pad", [0, 7])
+def test_rows_of_a_window_are_padded_whatever_stands_behind_them(pad: int) -> None:
+    """The last row has nothing behind it, and the others another row's tokens."""
+    rows = [[9], [11, 12, 13], [14, 15], [16, 17, 18, 19], [20]]
+    ends = np.cumsum([0, *map(len, rows)])
+    numbers = np.arange(len(rows))
+    tokens = np.array([token for row in rows for token in row], dtype=np.uint16)
+    window = Window(0, tokens, ends, numbers, numbers, numbers)
+    first, second = window.minibatches(np.array([4, 1, 3, 0, 2]), 3, pad)
+    assert first["input_ids"].tolist() == [
+        [20, pad, pad, pad],
+        [11, 12, 13, pad],
+        [16, 17, 18, 19],
+    ]
+    assert first["attention_mask"].tolist() == [[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+    assert second["input_ids"].tolist() == [[9, pad], [14, 15]]
+    assert second["attention_mask"].tolist() == [[1, 0], [1, 1]]
