@@ -31,7 +31,7 @@ The rules:
 
 from __future__ import annotations
 
-# What each may take, in seconds: 1,250 together. Starting and what cannot be cut came to 500 on top
+# What each may take, in seconds: 1,310 together. Starting and what cannot be cut came to 500 on top
 # beside a core at full load, so that all of them stay under half an hour even there.
 BENCHMARKS: dict[str, float] = {
     "train_step": 60,
@@ -44,6 +44,6 @@ BENCHMARKS: dict[str, float] = {
     "round": 220,
     "rounds": 195,
     "predict": 165,
-    "time_to_accuracy": 130,
+    "time_to_accuracy": 190,
     "rows": 220,
 }
