@@ -60,7 +60,7 @@ in the first round, to 0.148 of 0.1.
 LABELS = ("negative", "positive")
 
 # Of the means and of rho, in rounds of eleven steps.
-RATES = (4e-3, 0.35)
+RATES = (4e-3, 0.45)
 
 
 def rows(budget: Budget) -> list[Row]:
