@@ -41,7 +41,9 @@ fifty until glibc was kept from giving every thread an arena of its own (`bhpeft
 was allocated had not grown at all, but each of MLflow's threads left a heap of free pages behind. A
 process also gives back what a round has freed, and holds a quarter less after each than it did.
 Round 2 is where the figure is taken from, and differs by a few megabytes from run to run: after 50
-rounds it was 1.016 in the run before this.
+rounds it was 1.016 to 1.056 in five runs. Cost goes up and down with the neighbours, not with
+rounds: 0.94, 1.00, 1.04, 0.96 and 1.07 along one run, 1.02, 1.04, 1.07, 1.16 and 1.02 along
+another, 0.91 to 0.82 and back to 0.94 along a third.
 
 Rounds are as small as a benchmark of fifty needs them: one pass over 84 rows is eleven steps, each
 round begins and ends slowly, and draws let B get less far in as many steps ([short
