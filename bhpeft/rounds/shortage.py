@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bhpeft.errors import BhpeftError, OutOfMemory
+from bhpeft.learning.plan import ROWS
 
 # torch says so in a RuntimeError: of its own class on a GPU, of none on a CPU.
 _SAID = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
@@ -30,6 +31,6 @@ def named() -> Iterator[None]:
             "The round ran out of memory",
             found=(text or type(problem).__name__)[:300],
             expected="room for the model, its gradients and a minibatch",
-            remedy="Lower learning.plan.batch_size or model.max_length, or set "
-            "learning.plan.checkpointing; the batch stays pending.",
+            remedy=f"Lower learning.plan.batch_size ({ROWS} where the stream file names none) or "
+            "model.max_length, or set learning.plan.checkpointing; the batch stays pending.",
         ) from problem
