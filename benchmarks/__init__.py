@@ -25,7 +25,8 @@ The rules:
   chooses. tests/benchmarks runs each that way, and fails on errors, never on times.
 - What is not there raises `Skipped("in words")`: a corpus, a peer's package. Labelled text comes
   from `benchmarks.texts`, peers from `benchmarks.peers`, memory from `benchmarks.memory`.
-- One thread, set by the harness; one process a benchmark. A slow way is what the repeats adapt to.
+- One thread, set by the harness; one process a benchmark, or one a core where what is run side by
+  side is alike, as the seeds of `time_to_accuracy`. A slow way is what the repeats adapt to.
 - `rows` must end within its seconds: at three times as many the run cuts it off and goes on.
 """
 

@@ -52,7 +52,7 @@ def _machines(found: list[dict[str, Any]]) -> str:
 
 def _duration(found: list[dict[str, Any]]) -> str:
     minutes = sum(one["seconds"] for one in found) / 60
-    return f"The run took {minutes:.1f} minutes, one benchmark after another on one core.\n"
+    return f"The run took {minutes:.1f} minutes, one benchmark after another.\n"
 
 
 def _in_words(one: dict[str, Any]) -> str:

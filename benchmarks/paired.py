@@ -55,7 +55,7 @@ def seconds(ways: Mapping[str, Callable[[], object]], budget: Budget) -> dict[st
             break
         turn = repeat % len(names)
         for name in names[turn:] + names[:turn]:
-            found[name].append(_seconds(ways[name]))
+            found[name].append(cpu_seconds(ways[name]))
     return found
 
 
@@ -71,7 +71,8 @@ def row(what: str, values: Sequence[float], target: float | None = None) -> Row:
     return Row(what, round(middle, 4), round(low, 4), round(high, 4), target)
 
 
-def _seconds(run: Callable[[], object]) -> float:
+def cpu_seconds(run: Callable[[], object]) -> float:
+    """Return the CPU seconds that this process takes for a call."""
     began = time.process_time()
     run()
     return time.process_time() - began

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,7 @@ from torch import Generator
 from benchmarks.budget import Budget
 from benchmarks.machine import target
 from benchmarks.ours import MEASURED, PLAIN, round_on
-from benchmarks.paired import Row, row
+from benchmarks.paired import Row, cpu_seconds, row
 from benchmarks.peers.loop import Loop
 from benchmarks.peers.problem import Problem, minilm
 from benchmarks.texts import opinions
@@ -123,7 +123,7 @@ def rows(budget: Budget) -> list[Row]:
         values = (getattr(at, name), low, high)
         found.append(Row(what, *(round(float(value), 4) for value in values), most))
     nlls = {f"Bayesian LoRA, {n} epochs": [one.ours[n].nll for one in seeds] for n in seeds[0].ours}
-    nlls["peft LoRA, its best epoch"] = [min(at.nll for at in one.stock) for one in seeds]
+    nlls["peft LoRA, its best epoch"] = [min(read.nll for read in one.stock) for one in seeds]
     return [*found, *(row(f"{name}: NLL of a seed, nats", given) for name, given in nlls.items())]
 
 
@@ -184,7 +184,7 @@ def _rows(found: pd.DataFrame) -> Rows:
 def _stock(problem: Problem, train: Rows, held_out: Rows, epochs: int) -> list[Reading]:
     loop, taken, found = Loop(problem, "do_not_pad", epochs), 0.0, []
     for _ in range(epochs):
-        taken += _seconds(lambda: loop.epoch(*train))
+        taken += cpu_seconds(lambda: loop.epoch(*train))
         found.append(Reading(taken, loop.nll(*held_out)))
     return found
 
@@ -205,16 +205,10 @@ def _ours(
                 for minibatch in lesson.rows.minibatches(lesson.minibatch, generator):
                     descent.step(minibatch, lesson.steps(epochs))
 
-        taken = _seconds(run)
+        taken = cpu_seconds(run)
         if plain:
             return Reading(taken, float("nan"))
         # Two passes a row instead of one a draw: to read must not take longer than to train.
         predictor = Predictor(lesson.model, descent.finished().with_spec(predictor="linear"))
         probs = predictor.probabilities(held_out.texts).mean(0)
         return Reading(taken, float(-np.log(probs[np.arange(len(probs)), held_out.labels]).mean()))
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    began = time.process_time()
-    run()
-    return time.process_time() - began

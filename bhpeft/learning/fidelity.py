@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -33,7 +34,7 @@ from bhpeft.learning.predictors import (
     drawn_last,
 )
 from bhpeft.learning.state import AdapterState
-from bhpeft.models.measured import clock
+from bhpeft.models.measured import take_turns
 from bhpeft.plugins import resolve
 from bhpeft.posterior import unflatten
 from bhpeft.posterior.distilled import distil
@@ -220,14 +221,12 @@ def _costs(version: Predictor, names: Sequence[str], texts: Sequence[str]) -> di
         name: way(version.model, version.state, version.state.spec.draws)
         for name, way in ways.items()
     }
-    best = dict.fromkeys(recipes, math.inf)
-    for repeat in range(TIMED_PASSES):
-        for name, recipe in recipes.items():
-            if repeat and best[name] > TIMED_SECONDS:
-                continue
-            began = clock()
-            version.logits(texts, recipe)
-            best[name] = min(best[name], clock() - began)
+    passes = {name: partial(version.logits, texts, recipe) for name, recipe in recipes.items()}
+    best = dict.fromkeys(passes, math.inf)
+    take_turns(passes, best)
+    for _ in range(TIMED_PASSES - 1):
+        short = {name: run for name, run in passes.items() if best[name] <= TIMED_SECONDS}
+        take_turns(short, best)
     return {name: best[name] / best["mean"] for name in names}
 
 

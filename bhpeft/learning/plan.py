@@ -11,6 +11,7 @@ from pydantic import Field
 PointWeights = Literal["anchored", "frozen", "free"]
 # What a stream file may say; checked where the file is read.
 Count = Annotated[int, Field(ge=1, strict=True)]
+Whole = Annotated[int, Field(ge=0, strict=True)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 
@@ -68,10 +69,10 @@ class Plan:
 
     epochs: Count = 3
     max_epochs: Count = 60
-    max_steps: Annotated[int, Field(ge=0, strict=True)] = 0
-    batch_size: Annotated[int, Field(ge=0, strict=True)] = 0
+    max_steps: Whole = 0
+    batch_size: Whole = 0
     accumulate: Count = 1
-    patience: Annotated[int, Field(ge=0, strict=True)] = 0
+    patience: Whole = 0
     learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 0.0
     rho_learning_rate: Rate = 2e-2
     kl_learning_rate: Rate = 2e-2

@@ -110,9 +110,9 @@ class Window:
     ) -> tuple[Tensor, Tensor]:
         """Return token ids and mask of all minibatches, flat, one after another.
 
-        Every place is given a token by one look-up, those behind a row's end the next row's, and
-        the mask then says which of them are padding: padding is a hundredth, and twice as many
-        arrays of places would be.
+        One look-up gives every place a token, a place behind its row's end the one that follows in
+        the window; the mask then puts padding there. Only a hundredth of the places are padding, so
+        this is less work than to find the others.
         """
         room = np.repeat(widths, sizes)
         ends = np.cumsum(room)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -18,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from bhpeft.methods.attention import EXPLICIT_TOKENS
 from bhpeft.methods.laid_out import MOST_BYTES, available, lay_out, linear_bytes
 from bhpeft.models.arithmetic import PLAIN, Arithmetic
-from bhpeft.models.measured import clock
+from bhpeft.models.measured import Way, clock, take_turns
 from bhpeft.models.pace import (
     FOLDED_ROWS,
     FOLDS,
@@ -34,8 +33,6 @@ from bhpeft.models.trial_step import STEP_FLOPS, TOKENS, one_layer, step
 
 # Tokens of a row that is predicted, and repeats, of which the fastest counts.
 SHORT, REPEATS, SECONDS = 32, 5, 1.0
-
-Way = TypeVar("Way")
 
 # A copy of the weights has to be worth its memory.
 WORTH_A_COPY = 1.02
@@ -129,12 +126,10 @@ def _fastest(
     """Return the fewest seconds of each way, taking turns until the time is up."""
     best = dict.fromkeys(ways, float("inf"))
     began = time.monotonic()
-    for repeat in range(REPEATS + 1):
-        for name, run in ways.items():
-            start = now()
-            run()
-            if repeat:  # the first one plans its products
-                best[name] = min(best[name], now() - start)
-        if repeat and time.monotonic() - began > SECONDS:
+    for run in ways.values():
+        run()  # the first one plans its products
+    for _ in range(REPEATS):
+        take_turns(ways, best, now)
+        if time.monotonic() - began > SECONDS:
             break
     return best

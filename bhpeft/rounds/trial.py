@@ -20,6 +20,7 @@ from bhpeft.judgement.scored import Comparison
 from bhpeft.learning.predict import Predictor
 from bhpeft.learning.state import AdapterState
 from bhpeft.models.adapted import AdaptedModel
+from bhpeft.models.measured import take_turns
 from bhpeft.rounds.answering import settle
 from bhpeft.rounds.asked import inputs_of, said_of, targets_of
 from bhpeft.rounds.intake import Intake
@@ -204,10 +205,7 @@ def fastest(ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     for done in range(MOST_PASSES):
         if done >= TIMED_PASSES and max(best.values()) <= ALIKE * min(best.values()):
             break
-        for name, run in ways.items():
-            began = time.perf_counter()
-            run()
-            best[name] = min(best[name], time.perf_counter() - began)
+        take_turns(ways, best, time.perf_counter)  # what a caller waits
     return best
 
 

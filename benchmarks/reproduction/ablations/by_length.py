@@ -10,11 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.reproduction.ablations.settings import compared, gaps_in_nll, verdict
-from benchmarks.reproduction.cells import Cell
+from benchmarks.reproduction.ablations.settings import (
+    Pair,
+    compared,
+    gaps_in_nll,
+    said_by,
+    training_seconds,
+    verdict,
+)
+from benchmarks.reproduction.cells import Cell, Result
 from benchmarks.reproduction.claim import Criterion, Find, Judged
 from benchmarks.reproduction.recipes import hasty
-from benchmarks.reproduction.said import Said
 from benchmarks.reproduction.statistics import Estimate
 
 SEEDS, SETS, TEST, READ = (0, 1, 2), ("mpqa", "sentences", "movie"), 300, "8"
@@ -51,27 +57,15 @@ class Length:
         asked = {"set": name, "seed": seed, **sizes, "recipe": made, "readings": [READ]}
         return Cell("batch", asked)
 
-    def seen(self, quick: bool, find: Find) -> dict[str, dict[tuple[str, int], Said]]:
+    def results(self, quick: bool, find: Find) -> dict[str, dict[Pair, Result]]:
         """Return what was run, by setting, set and seed."""
-        kept: dict[str, dict[tuple[str, int], Said]] = {}
-        for way in self.ways:
-            for name in SETS:
-                for seed in SEEDS:
-                    one = find(self.cell(way, name, seed, quick))
-                    if one is not None:
-                        said = Said.of(one["readings"][READ]["test"])
-                        kept.setdefault(way, {})[name, seed] = said
-        return kept
-
-    def seconds(self, quick: bool, find: Find) -> dict[str, float]:
-        """Return the mean CPU seconds of a training, by setting, of the pairs that all have."""
         pairs = [(name, seed) for name in SETS for seed in SEEDS]
-        found = {way: [find(self.cell(way, *pair, quick)) for pair in pairs] for way in self.ways}
-        whole = [at for at in range(len(pairs)) if all(found[way][at] for way in found)]
+        every = {
+            way: {pair: find(self.cell(way, *pair, quick)) for pair in pairs} for way in self.ways
+        }
         return {
-            way: sum(float(cells[at]["seconds"]) for at in whole) / len(whole)  # type: ignore[index]
-            for way, cells in found.items()
-            if whole
+            way: {pair: one for pair, one in found.items() if one is not None}
+            for way, found in every.items()
         }
 
 
@@ -102,9 +96,10 @@ def judge(lengths: Sequence[Length], quick: bool, find: Find, timed: bool = Fals
     criteria: list[Criterion] = []
     gaps: dict[str, Estimate] = {}
     for length in lengths[:1] if quick else lengths:
-        seen = length.seen(quick, find)
+        results = length.results(quick, find)
+        seen = said_by(results, READ)
         title = f"{length.name}: {length.about}, {READ} draws"
-        seconds = length.seconds(quick, find) if timed else None
+        seconds = training_seconds(results) if timed else None
         part = compared(seen, length.default, title, seconds)
         if part.criteria:
             parts.append(part)

@@ -10,13 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from benchmarks.reproduction.ablations.settings import compared
+from benchmarks.reproduction.ablations.settings import compared, said_by, training_seconds
 from benchmarks.reproduction.cells import Cell, Result
 from benchmarks.reproduction.claim import Claim, Find, Judged
 from benchmarks.reproduction.recipes import HEAD_STD, LONG, hasty, ours, recipe
-from benchmarks.reproduction.said import Said
 
 SEEDS = (0, 1, 2)
 TWO_CLASSES, SIX_CLASSES = ("mpqa", "sentences", "movie"), ("trec6",)
@@ -81,17 +78,7 @@ class Settings:
     def judge(self, quick: bool, find: Find) -> Judged:
         """Return every setting beside the first."""
         results = {way: self.found(quick, find, way) for way in self.ways}
-        seen = {
-            way: {pair: Said.of(one["readings"][READ]["test"]) for pair, one in found.items()}
-            for way, found in results.items()
-        }
-        results = {way: found for way, found in results.items() if found}
-        alike = set.intersection(*(set(found) for found in results.values())) if results else set()
-        seconds = {
-            way: float(np.mean([found[pair]["seconds"] for pair in alike]))
-            for way, found in results.items()
-            if alike
-        }
+        seen, seconds = said_by(results, READ), training_seconds(results)
         return compared(seen, self.default, f"{ROWS} training rows, {READ} draws", seconds)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from benchmarks.reproduction.cells import Result
 from benchmarks.reproduction.claim import Criterion, Judged, Table
 from benchmarks.reproduction.said import Said, pooled
 from benchmarks.reproduction.statistics import Estimate, difference_over_seeds
@@ -18,6 +19,29 @@ from benchmarks.reproduction.statistics import Estimate, difference_over_seeds
 # Setting → (set, seed) → what was said of the test rows.
 Pair = tuple[str, int]
 Seen = Mapping[str, Mapping[Pair, Said]]
+
+
+# Setting → (set, seed) → what its cell found.
+Results = Mapping[str, Mapping[Pair, Result]]
+
+
+def said_by(results: Results, reading: str) -> dict[str, dict[Pair, Said]]:
+    """Return what each setting said of the test rows in one of its readings."""
+    return {
+        way: {pair: Said.of(one["readings"][reading]["test"]) for pair, one in found.items()}
+        for way, found in results.items()
+    }
+
+
+def training_seconds(results: Results) -> dict[str, float]:
+    """Return the mean CPU seconds of a training, by setting, over the pairs that all have."""
+    known = {way: found for way, found in results.items() if found}
+    alike = sorted(set.intersection(*(set(found) for found in known.values()))) if known else []
+    return {
+        way: float(np.mean([found[pair]["seconds"] for pair in alike]))
+        for way, found in known.items()
+        if alike
+    }
 
 
 def compared(
